@@ -1,0 +1,1 @@
+"""Experiments: one small script each, run as `python -m experiments.NAME`."""

@@ -1,0 +1,31 @@
+"""Everything impure: settings, data, the loop, checkpoints, metrics, pictures, the run's folder."""
+
+from experiments.harness.data import Dataset, load
+from experiments.harness.evaluate import map_examples, metric
+from experiments.harness.experiment import data_shape, finish_run, open_run
+from experiments.harness.latent import Evaluator
+from experiments.harness.loop import train
+from experiments.harness.mesh import check_batch_size, join_processes, make_mesh
+from experiments.harness.report import print_result
+from experiments.harness.run import Run, load_run
+from experiments.harness.settings import Settings, command_line
+
+__all__ = [
+    "Dataset",
+    "Evaluator",
+    "Run",
+    "Settings",
+    "check_batch_size",
+    "command_line",
+    "data_shape",
+    "finish_run",
+    "join_processes",
+    "load",
+    "load_run",
+    "make_mesh",
+    "map_examples",
+    "metric",
+    "open_run",
+    "print_result",
+    "train",
+]

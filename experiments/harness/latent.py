@@ -1,0 +1,121 @@
+"""What every experiment with a latent-variable model measures and draws."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.harness import pictures
+from experiments.harness.data import Dataset
+from experiments.harness.evaluate import map_examples, metric
+from experiments.harness.run import Run
+from genjax_models.evaluation import BoundEstimate, LogLikelihood, bound_estimate, log_likelihood
+from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
+from genjax_models.models import latent
+
+_BATCH_SIZE = 100
+_MAX_BOUND_EXAMPLES = 10_000
+_NUM_PICTURED = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Measures and draws one model on one data set.
+
+    Attributes:
+        model: any latent-variable model of vectors x.
+        dataset: its test split is measured.
+        mesh: the devices.
+        key: of every estimate.
+        bound: what is maximised, from log weights [K] to a scalar.
+        bound_name: its name, for the results.
+        num_samples: K of the bound.
+    """
+
+    model: LatentVariableModel
+    dataset: Dataset
+    mesh: Mesh
+    key: Key
+    bound: Callable[[Array], Array]
+    bound_name: str
+    num_samples: int
+
+    def measure_bound(self, params: Params, split: str) -> dict[str, Any]:
+        """The bound on the first 10,000 examples of a split, as an entry of `metrics`."""
+        examples = getattr(self.dataset, split).x[:_MAX_BOUND_EXAMPLES]
+        mapped = self._train_bound if split == "train" else self._bound
+        return metric(
+            *mapped(params, self.key, examples),
+            estimator=self.bound_name,
+            num_samples=self.num_samples,
+            bound="lower",
+        )
+
+    def measure_log_likelihood(self, params: Params, num_samples: int) -> dict[str, Any]:
+        """log p(x) of the test split by importance sampling, as an entry of `metrics`."""
+
+        def one_example(params: Params, key: Key, x: Array) -> LogLikelihood:
+            return log_likelihood(self.model, params, key, x, num_samples=num_samples)
+
+        mapped = map_examples(one_example, self.mesh, batch_size=_BATCH_SIZE)
+        estimates = mapped(params, self.key, self.dataset.test.x, show=True)
+        return metric(
+            estimates.value,
+            estimates.monte_carlo_error,
+            estimator="importance sampling",
+            num_samples=num_samples,
+            bound="lower",
+        )
+
+    @functools.cached_property
+    def _bound(self) -> Callable[..., BoundEstimate]:
+        return map_examples(self._bound_of_one, self.mesh, batch_size=_BATCH_SIZE)
+
+    @functools.cached_property
+    def _train_bound(self) -> Callable[..., BoundEstimate]:
+        def one_example(params: Params, key: Key, x: Array) -> BoundEstimate:
+            prepare_key, bound_key = jax.random.split(key)
+            return self._bound_of_one(params, bound_key, self.dataset.prepare(prepare_key, x))
+
+        return map_examples(one_example, self.mesh, batch_size=_BATCH_SIZE)
+
+    def _bound_of_one(self, params: Params, key: Key, x: Array) -> BoundEstimate:
+        return bound_estimate(
+            self.model, params, key, x, bound=self.bound, num_samples=self.num_samples
+        )
+
+    def draw(self, params: Params, run: Run) -> None:
+        """The run's pictures: samples, reconstructions and curves; for two latents, two more."""
+        shape = self.dataset.example_shape
+        sample_key, reconstruct_key = jax.random.split(self.key)
+        keys = jax.random.split(sample_key, _NUM_PICTURED)
+        samples = jax.jit(
+            jax.vmap(lambda key: latent.sample(self.model, params, key, mean=True))
+        )(keys)
+        pictures.save_grid(run.path / "samples.png", samples, shape, num_columns=10)
+        originals = self.dataset.test.x[: _NUM_PICTURED // 2].astype(np.float32)
+        keys = jax.random.split(reconstruct_key, len(originals))
+        reconstructions = jax.jit(
+            jax.vmap(lambda key, x: latent.reconstruct(self.model, params, key, x, mean=True))
+        )(keys, originals)
+        pictures.save_reconstructions(
+            run.path / "reconstructions.png", originals, np.asarray(reconstructions), shape
+        )
+        names = {"bound": "training bound", "validation_bound": "validation bound"}
+        pictures.save_curves(run.path / "curves.png", run.records(), names)
+        self._draw_plane(params, run)
+
+    def _draw_plane(self, params: Params, run: Run) -> None:
+        """The latent plane, where z has two dimensions."""
+        test = self.dataset.test
+        xs = test.x.astype(np.float32)
+        codes = jax.jit(jax.vmap(lambda x: self.model.posterior(params, x).mean()))(xs)
+        if codes.shape != (len(xs), 2):
+            return
+        decode = jax.jit(jax.vmap(lambda z: self.model.likelihood(params, z).mean()))
+        pictures.save_manifold(run.path / "manifold.png", decode, self.dataset.example_shape)
+        pictures.save_embedding(run.path / "embedding.png", np.asarray(codes), test.labels)

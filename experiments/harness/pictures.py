@@ -1,0 +1,141 @@
+"""The pictures of a run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_NUM_COLUMNS = 10
+
+
+def save_grid(
+    path: Path, examples: np.ndarray, example_shape: Sequence[int], *, num_columns: int
+) -> None:
+    """A grid of examples as one picture, black on white.
+
+    Args:
+        path: the PNG file.
+        examples: [N, num_dims], values in [0, 1]; others are scaled to it over the whole grid.
+        example_shape: (height, width), (height, width, 1 or 3), or (num_dims,), drawn as one row
+            of pixels.
+        num_columns: examples in a row.
+    """
+    plt = _pyplot()
+    tiles = _tiles(np.asarray(examples, np.float32), tuple(example_shape))
+    num_rows = -(-len(tiles) // num_columns)
+    height, width, channels = tiles.shape[1:]
+    sheet = np.zeros((num_rows * (height + 1) + 1, num_columns * (width + 1) + 1, channels))
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, num_columns)
+        top, left = row * (height + 1) + 1, column * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = tile
+    figure = plt.figure(figsize=(6, 6 * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.imshow(sheet.squeeze(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def save_reconstructions(
+    path: Path, originals: np.ndarray, reconstructions: np.ndarray, example_shape: Sequence[int]
+) -> None:
+    """Rows of originals, each above the row of their reconstructions."""
+    num_rows = len(originals) // _NUM_COLUMNS
+    rows = [
+        part[row * _NUM_COLUMNS : (row + 1) * _NUM_COLUMNS]
+        for row in range(num_rows)
+        for part in (originals, reconstructions)
+    ]
+    save_grid(path, np.concatenate(rows), example_shape, num_columns=_NUM_COLUMNS)
+
+
+def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+    """Learning curves.
+
+    Args:
+        path: the PNG file.
+        records: of the run, each with "step".
+        names: the metrics to draw, and what to call each.
+    """
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    drawn = []
+    for name, label in names.items():
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+            drawn.extend(value for _, value in points[len(points) // 20 :])
+    if drawn:
+        # The first steps are far below all others and would flatten the rest of the curve.
+        margin = 0.05 * (max(drawn) - min(drawn)) or 1.0
+        axes.set_ylim(min(drawn) - margin, max(drawn) + margin)
+    axes.set_xlabel("step")
+    axes.set_ylabel("nats per example")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def save_manifold(
+    path: Path,
+    decode: Callable[[np.ndarray], np.ndarray],
+    example_shape: Sequence[int],
+    *,
+    size: int = 20,
+) -> None:
+    """The decoder's means over a grid of the quantiles of a two-dimensional standard normal prior.
+
+    Args:
+        path: the PNG file.
+        decode: from z [N, 2] to E[x | z] [N, num_dims].
+        example_shape: of one example.
+        size: points along each side.
+    """
+    from scipy.stats import norm
+
+    quantiles = norm.ppf((np.arange(size) + 0.5) / size)
+    # Rows run from the top down, so that the second coordinate grows upwards.
+    second, first = np.meshgrid(quantiles[::-1], quantiles, indexing="ij")
+    z = np.stack([first.ravel(), second.ravel()], axis=-1).astype(np.float32)
+    save_grid(path, decode(z), example_shape, num_columns=size)
+
+
+def save_embedding(path: Path, means: np.ndarray, labels: np.ndarray | None) -> None:
+    """Posterior means [N, 2] as points, coloured by label where there are labels."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+    if labels is None:
+        axes.scatter(*means.T, s=8)
+    else:
+        classes = np.unique(labels)
+        colours = plt.get_cmap("tab10" if len(classes) <= 10 else "turbo", len(classes))
+        for index, label in enumerate(classes):
+            axes.scatter(*means[labels == label].T, s=8, color=colours(index), label=str(label))
+        axes.legend(frameon=False, markerscale=2, bbox_to_anchor=(1, 1), loc="upper left")
+    axes.set_xlabel("first latent dimension")
+    axes.set_ylabel("second latent dimension")
+    axes.set_aspect("equal")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _tiles(examples: np.ndarray, example_shape: tuple[int, ...]) -> np.ndarray:
+    """Examples as [N, height, width, channels] in [0, 1]."""
+    low, high = min(examples.min(), 0.0), max(examples.max(), 1.0)
+    if len(example_shape) < 2 or len(example_shape) > 3 or example_shape[2:] not in ((), (1,), (3,)):
+        example_shape = (1, examples.shape[1])
+    height, width, *channels = example_shape
+    shape = (len(examples), height, width, channels[0] if channels else 1)
+    return ((examples - low) / (high - low)).reshape(shape)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")  # Pictures go to files; there may be no screen.
+    import matplotlib.pyplot as plt
+
+    return plt

@@ -1,0 +1,58 @@
+"""What a run prints: the progress bar and the table of results."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from experiments.harness.mesh import is_main_process
+
+
+@contextmanager
+def progress_bar(
+    num_steps: int, start: int, *, unit: str = "step", enabled: bool = True
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A progress bar with the running bound; yields `show(step, record)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(unit),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, disable=not (enabled and is_main_process())) as progress:
+        task = progress.add_task("compiling", total=num_steps, completed=start)
+
+        def show(step: int, record: dict[str, float]) -> None:
+            name = "bound" if "bound" in record else "loss"
+            description = f"{name} {record[name]:.2f} nats" if record else ""
+            progress.update(task, completed=step, description=description)
+
+        yield show
+
+
+def print_result(result: dict[str, Any], folder: str) -> None:
+    """The table that a run ends with, and where its folder is."""
+    if not is_main_process():
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['model']} on {result['data']['name']} ({result['data']['protocol']})")
+    for column in ("nats per example", "value", "standard error", "Monte Carlo error", "estimator"):
+        table.add_column(column, justify="left" if column in ("nats per example", "estimator") else "right")
+    relations = {"lower": "≥", "exact": "=", "upper": "≤"}
+    for name, metric in result["metrics"].items():
+        table.add_row(
+            name.replace("_", " "),
+            f"{relations[metric['bound']]} {metric['value']:.2f}",
+            f"{metric['standard_error']:.2f}",
+            f"{metric['monte_carlo_error']:.3f}",
+            f"{metric['estimator']}, K={metric['num_samples']}",
+        )
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items())
+    console = Console()
+    console.print(table)
+    console.print(f"{result['steps']} steps; {seconds}; {result['device']}")
+    console.print(f"run folder: {folder}", soft_wrap=True)

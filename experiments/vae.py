@@ -1,0 +1,191 @@
+"""A variational or importance-weighted auto-encoder (Kingma & Welling 2014; Burda et al. 2016).
+
+    python -m experiments.vae                                  # a minute on handwritten digits
+    python -m experiments.vae --data mnist --bound iwae --num-samples 5 --num-epochs 450
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import harness
+from genjax_models import networks
+from genjax_models.interfaces import Algorithm, LatentVariableModel
+from genjax_models.learning import bounds, variational
+from genjax_models.models import latent
+from genjax_models.training import TrainingState, gradient_descent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(harness.Settings):
+    """Train a VAE or IWAE, measure its test log-likelihood, and draw from it."""
+
+    likelihood: Literal["bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
+    """p(x | z): of binary data, real data, or grey levels."""
+    latent_dim: int = 50
+    """Size of z; 2 adds pictures of the latent space."""
+    hidden: tuple[int, ...] = (200, 200)
+    """Units of the encoder's hidden layers; the decoder has them in reverse."""
+    network: Literal["mlp", "convolutional"] = "mlp"
+    """Kind of encoder and decoder."""
+    bound: Literal["elbo", "iwae", "renyi"] = "elbo"
+    """What is maximised."""
+    alpha: float = 0.5
+    """Order of the Renyi bound."""
+    num_samples: int = 1
+    """K, posterior samples for each example and step."""
+    estimator: Literal["pathwise", "rloo"] = "pathwise"
+    """Estimator of the gradient."""
+    kl: Literal["monte_carlo", "analytic"] = "monte_carlo"
+    """How the KL term of the ELBO is computed."""
+    beta: float = 1.0
+    """Weight of the KL term."""
+    warm_up_epochs: int = 0
+    """Epochs over which the weight of the KL term rises from 0."""
+    num_epochs: int = 500
+    """Passes through the training set."""
+    learning_rate: float = 1e-3
+    """Of Adam, at the start."""
+    learning_rate_schedule: Literal["burda", "constant"] = "burda"
+    """burda: eight stages of 3^i parts of the epochs, at learning_rate * 10^(-i/7)."""
+    evaluation_samples: int = 5000
+    """Samples for the test log-likelihood of each example."""
+
+
+def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:
+    """The model for data of the given `num_dims`, `example_shape` and `num_levels`."""
+    grey = settings.likelihood == "discretized_logistic"
+    encoder, decoder = None, None
+    if settings.network == "convolutional":
+        encoder = networks.convolutional_encoder(data["example_shape"], 2 * settings.latent_dim)
+        decoder = networks.convolutional_decoder(
+            settings.latent_dim, data["example_shape"], num_outputs_per_dim=2 if grey else 1
+        )
+    return latent.vae(
+        num_dims=data["num_dims"],
+        latent_dim=settings.latent_dim,
+        hidden=settings.hidden,
+        likelihood=settings.likelihood,
+        num_levels=data["num_levels"] if grey else None,
+        encoder=encoder,
+        decoder=decoder,
+    )
+
+
+def build_algorithm(
+    settings: Settings, model: LatentVariableModel, steps_per_epoch: int
+) -> Algorithm:
+    """Adam on the bound, with the schedules of the learning rate and of beta."""
+    objective = variational(
+        model,
+        bound=build_bound(settings),
+        estimator=settings.estimator,
+        kl=settings.kl,
+        num_samples=settings.num_samples,
+    )
+    num_steps = settings.num_epochs * steps_per_epoch
+    # Burda et al. use epsilon = 1e-4 (section 5).
+    optimizer = optax.adam(learning_rate(settings, num_steps), eps=1e-4)
+    schedules = {"beta": beta(settings, settings.warm_up_epochs * steps_per_epoch)}
+    return gradient_descent(objective, optimizer, model.init, schedules=schedules)
+
+
+def build_bound(settings: Settings) -> Callable[[jax.Array], jax.Array]:
+    """The bound that the settings name, as a function of log weights."""
+    if settings.bound == "renyi":
+        return functools.partial(bounds.renyi, alpha=settings.alpha)
+    return {"elbo": bounds.elbo, "iwae": bounds.iwae}[settings.bound]
+
+
+def learning_rate(settings: Settings, num_steps: int) -> optax.Schedule:
+    """Burda et al. 2016, section 5: 3^i epochs at 1e-3 * 10^(-i/7), i = 0..7, here as shares."""
+    if settings.learning_rate_schedule == "constant":
+        return optax.constant_schedule(settings.learning_rate)
+    ends = jnp.asarray(np.cumsum(3 ** np.arange(8)) / 3280 * num_steps)
+    return lambda step: settings.learning_rate * 10 ** (-jnp.sum(step >= ends) / 7)
+
+
+def beta(settings: Settings, warm_up_steps: int) -> optax.Schedule:
+    """The weight of the KL term: from 0 in equal steps, then constant."""
+    if warm_up_steps == 0:
+        return optax.constant_schedule(settings.beta)
+    return optax.linear_schedule(0.0, settings.beta, warm_up_steps)
+
+
+def run(settings: Settings) -> Path:
+    """Train, evaluate and draw; returns the run's folder."""
+    if settings.distributed:
+        harness.join_processes()
+    dataset = harness.load(
+        settings.data,
+        likelihood=settings.likelihood,
+        protocol=settings.protocol,
+        data_dir=settings.data_dir,
+    )
+    mesh = harness.make_mesh()
+    harness.check_batch_size(settings.batch_size, len(dataset.train.x), mesh)
+    steps_per_epoch = len(dataset.train.x) // settings.batch_size
+    num_steps = settings.num_epochs * steps_per_epoch
+    model = build_model(settings, harness.data_shape(dataset))
+    algorithm = build_algorithm(settings, model, steps_per_epoch)
+    evaluator = harness.Evaluator(
+        model=model,
+        dataset=dataset,
+        mesh=mesh,
+        key=jax.random.fold_in(jax.random.key(settings.seed), 2),
+        bound=build_bound(settings),
+        bound_name=settings.bound,
+        num_samples=settings.num_samples,
+    )
+
+    def validation_bound(state: TrainingState) -> dict[str, float]:
+        metric = evaluator.measure_bound(state.params, "validation")
+        return {"validation_bound": metric["value"]}
+
+    with harness.open_run("vae", settings, dataset) as folder:
+        result = folder.result()
+        if result is None:
+            state, seconds = harness.train(
+                folder,
+                algorithm,
+                dataset,
+                settings,
+                num_steps=num_steps,
+                mesh=mesh,
+                monitor=validation_bound,
+            )
+            started = time.perf_counter()
+            metrics = {
+                "train_bound": evaluator.measure_bound(state.params, "train"),
+                "test_bound": evaluator.measure_bound(state.params, "test"),
+                "test_log_likelihood": evaluator.measure_log_likelihood(
+                    state.params, settings.evaluation_samples
+                ),
+            }
+            evaluator.draw(state.params, folder)
+            result = harness.finish_run(
+                folder,
+                settings,
+                dataset,
+                model="vae" if settings.bound == "elbo" else f"{settings.bound} auto-encoder",
+                metrics=metrics,
+                num_steps=num_steps,
+                seconds=seconds,
+                evaluate_seconds=time.perf_counter() - started,
+            )
+        harness.print_result(result, folder.path)
+    return folder.path
+
+
+main = harness.command_line(run, Settings, "vae")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Distributions that distrax lacks or is slow at, and what estimators must know of a distribution.
+
+They have distrax's methods and are named tuples of arrays, so that they cross `vmap` and `jit`.
+Each is over one event, whatever its shape: `log_prob` is a sum over all dimensions, in float32 at
+least.
+"""
+
+from genjax_models.distributions.bernoulli import Bernoulli
+from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
+from genjax_models.distributions.divergences import kl_divergence
+from genjax_models.distributions.gaussian import DiagonalGaussian
+from genjax_models.distributions.reparameterization import is_reparameterized
+
+__all__ = [
+    "Bernoulli",
+    "DiagonalGaussian",
+    "DiscretizedLogistic",
+    "is_reparameterized",
+    "kl_divergence",
+]

@@ -1,0 +1,55 @@
+"""The diagonal Gaussian."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genjax_models.distributions.numerics import sum_event
+from genjax_models.interfaces import Array, Key
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent Gaussians, one event in all.
+
+    log p(x) = -sum_d [(x_d - m_d)^2 / (2 s_d^2) + log s_d + log(2 pi) / 2].
+
+    Attributes:
+        loc: means m, any shape.
+        log_scale: log standard deviations log s, of the same shape, or a scalar that all share.
+    """
+
+    loc: Array
+    log_scale: Array
+
+    reparameterized = True
+
+    def sample(self, *, seed: Key) -> Array:
+        """m + s * eps with eps standard normal: pathwise differentiable."""
+        return self._move(self._noise(seed))
+
+    def log_prob(self, value: Array) -> Array:
+        """Log-density of `value`, of the means' shape, as a scalar in nats."""
+        return self._log_density((value - self.loc) * jnp.exp(-self.log_scale))
+
+    def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
+        """A draw and its log-density, which needs no division since the noise is at hand."""
+        noise = self._noise(seed)
+        return self._move(noise), self._log_density(noise)
+
+    def mean(self) -> Array:
+        """The means."""
+        return self.loc
+
+    def _noise(self, seed: Key) -> Array:
+        return jax.random.normal(seed, jnp.shape(self.loc), jnp.result_type(self.loc))
+
+    def _move(self, noise: Array) -> Array:
+        return self.loc + jnp.exp(self.log_scale) * noise
+
+    def _log_density(self, noise: Array) -> Array:
+        log_scale = jnp.broadcast_to(self.log_scale, jnp.shape(self.loc))
+        return -sum_event(0.5 * jnp.square(noise) + log_scale + _LOG_SQRT_2PI)

@@ -1,0 +1,7 @@
+"""Principles of learning: bounds, and objectives whose gradients are estimators."""
+
+from genjax_models.learning import bounds
+from genjax_models.learning.importance import ImportanceSamples, importance_samples, log_weights
+from genjax_models.learning.objectives import variational
+
+__all__ = ["ImportanceSamples", "bounds", "importance_samples", "log_weights", "variational"]

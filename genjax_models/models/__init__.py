@@ -1,0 +1,1 @@
+"""What is assumed of the data. A model knows nothing of how it is trained."""

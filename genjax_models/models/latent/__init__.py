@@ -1,0 +1,6 @@
+"""Latent-variable models: p(z) p(x | z) with deep networks."""
+
+from genjax_models.models.latent.ancestral import reconstruct, sample
+from genjax_models.models.latent.variational_autoencoder import vae
+
+__all__ = ["reconstruct", "sample", "vae"]

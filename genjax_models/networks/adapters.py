@@ -1,0 +1,26 @@
+"""From flax modules to (init, apply) pairs."""
+
+from flax import linen
+from jax import numpy as jnp
+
+from genjax_models.interfaces import Array, Key, Network, Params
+
+
+def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
+    """A flax (linen) module as an (init, apply) pair.
+
+    Args:
+        module: takes one example of `input_shape`; all its variables are parameters.
+        input_shape: of one example, without a batch axis.
+
+    Returns:
+        `Network(init, apply)`.
+    """
+
+    def init(key: Key) -> Params:
+        return module.init(key, jnp.zeros(input_shape))
+
+    def apply(params: Params, inputs: Array) -> Array:
+        return module.apply(params, inputs)
+
+    return Network(init, apply)
