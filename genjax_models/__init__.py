@@ -1,6 +1,6 @@
 """Deep generative models as pure functions on JAX, and the bounds and estimators that train them.
 
-The subpackages load on first use, so that `import genjax_models` costs little more than `import jax`:
+The subpackages load on first use: `import genjax_models` costs little more than `import jax`.
 
 - `interfaces`: the shapes that everything else is made of.
 - `distributions`: the few that distrax lacks or is slow at, and what an estimator must know of one.

@@ -25,9 +25,10 @@ class Distribution(Protocol):
     """A distribution over one event (an array or a pytree), with distrax's methods.
 
     distrax's and TFP's distributions have this shape, and so may any class of the user's. The
-    event is everything: `log_prob` gives a scalar (wrap a batch of independent distributions in
-    `distrax.Independent`). `log_prob` may be missing from a posterior that has no density in
-    closed form; what needs it says so with a `TypeError`.
+    event is everything: `log_prob` gives a scalar (a batch of n independent distributions becomes
+    one in `distrax.Independent(..., reinterpreted_batch_ndims=1)`). `log_prob` may be missing from
+    a posterior that has no density in closed form (what needs it says so with a `TypeError`), and
+    `sample_and_log_prob` from any other.
 
     A class that is neither distrax's nor TFP's declares whether its samples are differentiable
     functions of its parameters by an attribute `reparameterized: bool`.

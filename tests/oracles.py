@@ -75,20 +75,26 @@ def linear_gaussian_posterior(params: Params, x: Array) -> tuple[Array, Array]:
     weighted = params["loading"].T * jnp.exp(-2 * params["log_noise"])
     prior_precision = jnp.exp(-2 * params["prior_log_scale"])
     covariance = jnp.linalg.inv(weighted @ params["loading"] + jnp.diag(prior_precision))
-    mean = covariance @ (
-        weighted @ (x - params["bias"]) + prior_precision * params["prior_loc"]
-    )
+    mean = covariance @ (weighted @ (x - params["bias"]) + prior_precision * params["prior_loc"])
     return mean, covariance
+
+
+def linear_gaussian_approximate_posterior(params: Params, x: Array) -> tuple[Array, Array]:
+    """Mean and covariance of the diagonal q(z | x)."""
+    mean = params["encoder"] @ x + params["encoder_bias"]
+    return mean, jnp.diag(jnp.exp(2 * params["log_scale"]))
 
 
 def linear_gaussian_kl(params: Params, x: Array) -> Array:
     """KL(q(z | x) || p(z | x)) of the diagonal q."""
-    return gaussian_kl(*_approximate_posterior(params, x), *linear_gaussian_posterior(params, x))
+    return gaussian_kl(
+        *linear_gaussian_approximate_posterior(params, x), *linear_gaussian_posterior(params, x)
+    )
 
 
 def linear_gaussian_elbo(params: Params, x: Array, beta: float = 1.0) -> Array:
     """E_q[log p(x | z)] - beta KL(q(z | x) || p(z)) of the diagonal q."""
-    mean, covariance = _approximate_posterior(params, x)
+    mean, covariance = linear_gaussian_approximate_posterior(params, x)
     residual = x - params["loading"] @ mean - params["bias"]
     spread = jnp.diag(params["loading"] @ covariance @ params["loading"].T)
     variance = jnp.exp(2 * params["log_noise"])
@@ -103,7 +109,7 @@ def linear_gaussian_elbo(params: Params, x: Array, beta: float = 1.0) -> Array:
 def linear_gaussian_chi_square(params: Params, x: Array) -> Array:
     """Variance of w / p(x), w = p(x, z) / q(z | x): the chi-square divergence of p(z | x) from q."""
     mean, covariance = linear_gaussian_posterior(params, x)
-    q_mean, q_covariance = _approximate_posterior(params, x)
+    q_mean, q_covariance = linear_gaussian_approximate_posterior(params, x)
     precision, q_precision = jnp.linalg.inv(covariance), jnp.linalg.inv(q_covariance)
     excess = 2 * precision - q_precision
     shift = q_precision @ (mean - q_mean)
@@ -119,7 +125,7 @@ def linear_gaussian_expectation(
     num_samples: int,
     *,
     beta: float = 1.0,
-    num_nodes: int = 16,
+    num_nodes: int = 12,
 ) -> Array:
     """E[bound(log w_1, ..., log w_K)] of the diagonal q, by Gauss-Hermite quadrature over all z."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
@@ -199,11 +205,6 @@ def gaussian_kl(mean_q: Array, covariance_q: Array, mean_p: Array, covariance_p:
     log_ratio = jnp.linalg.slogdet(covariance_p)[1] - jnp.linalg.slogdet(covariance_q)[1]
     trace = jnp.trace(precision @ covariance_q)
     return 0.5 * (trace + difference @ precision @ difference - mean_q.size + log_ratio)
-
-
-def _approximate_posterior(params: Params, x: Array) -> tuple[Array, Array]:
-    mean = params["encoder"] @ x + params["encoder_bias"]
-    return mean, jnp.diag(jnp.exp(2 * params["log_scale"]))
 
 
 def _expectation(

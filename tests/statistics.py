@@ -39,7 +39,12 @@ def assert_mean(
         jax.tree.leaves_with_path(samples), jax.tree.leaves(exact), strict=True
     ):
         _assert_leaf_mean(
-            jax.tree_util.keystr(path), leaf, target, resolution=resolution, scale=scale, floor=floor
+            jax.tree_util.keystr(path),
+            leaf,
+            target,
+            resolution=resolution,
+            scale=scale,
+            floor=floor,
         )
 
 

@@ -95,10 +95,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"array": loaded}
-        with loaded:
+        with open(path, "rb") as file:  # np.load leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"array": loaded}
             return {key: loaded[key] for key in loaded.files}
     except Exception as error:  # a damaged file fails in many ways
         raise ValueError(f"cannot read {path}: {error}") from error

@@ -93,9 +93,9 @@ class Evaluator:
         shape = self.dataset.example_shape
         sample_key, reconstruct_key = jax.random.split(self.key)
         keys = jax.random.split(sample_key, _NUM_PICTURED)
-        samples = jax.jit(
-            jax.vmap(lambda key: latent.sample(self.model, params, key, mean=True))
-        )(keys)
+        samples = jax.jit(jax.vmap(lambda key: latent.sample(self.model, params, key, mean=True)))(
+            keys
+        )
         pictures.save_grid(run.path / "samples.png", samples, shape, num_columns=10)
         originals = self.dataset.test.x[: _NUM_PICTURED // 2].astype(np.float32)
         keys = jax.random.split(reconstruct_key, len(originals))

@@ -125,7 +125,8 @@ def save_embedding(path: Path, means: np.ndarray, labels: np.ndarray | None) -> 
 def _tiles(examples: np.ndarray, example_shape: tuple[int, ...]) -> np.ndarray:
     """Examples as [N, height, width, channels] in [0, 1]."""
     low, high = min(examples.min(), 0.0), max(examples.max(), 1.0)
-    if len(example_shape) < 2 or len(example_shape) > 3 or example_shape[2:] not in ((), (1,), (3,)):
+    is_image = len(example_shape) in (2, 3) and example_shape[2:] in ((), (1,), (3,))
+    if not is_image:
         example_shape = (1, examples.shape[1])
     height, width, *channels = example_shape
     shape = (len(examples), height, width, channels[0] if channels else 1)

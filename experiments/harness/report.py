@@ -12,7 +12,13 @@ def progress_bar(
     num_steps: int, start: int, *, unit: str = "step", enabled: bool = True
 ) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """A progress bar with the running bound; yields `show(step, record)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn(unit),
@@ -39,9 +45,12 @@ def print_result(result: dict[str, Any], folder: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result['model']} on {result['data']['name']} ({result['data']['protocol']})")
-    for column in ("nats per example", "value", "standard error", "Monte Carlo error", "estimator"):
-        table.add_column(column, justify="left" if column in ("nats per example", "estimator") else "right")
+    data = result["data"]
+    table = Table(title=f"{result['model']} on {data['name']} ({data['protocol']})")
+    table.add_column("nats per example")
+    for column in ("value", "standard error", "Monte Carlo error"):
+        table.add_column(column, justify="right")
+    table.add_column("estimator")
     relations = {"lower": "≥", "exact": "=", "upper": "≤"}
     for name, metric in result["metrics"].items():
         table.add_row(

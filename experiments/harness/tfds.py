@@ -70,11 +70,11 @@ def read_split(
             amat, sha256 = _AMAT[split]
             if (root / amat).is_file():
                 return _read_amat(root / amat, sha256), None
-        raise FileNotFoundError(_how_to_prepare(name, root))
+        raise FileNotFoundError(f"no prepared {name} in {root}. {_how_to_prepare(name, root)}")
     if not any(folder.glob(f"{name}-{split}.array_record*")):
         # TFDS reads its other formats with TensorFlow only.
         raise FileNotFoundError(
-            f"{folder} holds no array_record files of split {split!r}. Delete it, then:\n"
+            f"{folder} holds no array_record files of split {split!r}: delete it. "
             + _how_to_prepare(name, root)
         )
     cache = Path(cache_dir).expanduser() if cache_dir else _default_cache_dir()
@@ -106,13 +106,11 @@ def _how_to_prepare(name: str, root: Path) -> str:
     if name == "binarized_mnist":
         files = ", ".join(file for file, _ in _AMAT.values())
         return (
-            f"no binarized_mnist in {root}, and the address that TFDS has for it is dead. "
-            f"Put {files} into {root} (the repository riannevdberg/sylvester-flows on GitHub has "
-            "them in data/MNIST_static) and run this again."
+            f"The address from which TFDS would download it is dead: put {files} into {root} "
+            "(the repository riannevdberg/sylvester-flows on GitHub has them in data/MNIST_static)"
         )
     return (
-        f"no prepared {name} in {root}. Where there is a network, prepare it once (this needs "
-        "TensorFlow, reading does not):\n"
+        "Where there is a network, prepare it once (this needs TensorFlow, reading does not):\n"
         "  pip install tensorflow\n"
         f'  python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
         f"data_dir={str(root)!r}, file_format='array_record').download_and_prepare()\""
@@ -185,8 +183,9 @@ def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file:  # np.load leaves a damaged file open
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {name: loaded[name] for name in loaded.files}
         sha256 = str(arrays.pop("sha256"))
         sound = _digest(arrays) == sha256
     except Exception as error:  # a damaged zip file fails in many ways

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import sum_event
+from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
 from genjax_models.interfaces import Array, Key
 
 
@@ -25,11 +25,13 @@ class Bernoulli(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, of the logits' shape and dtype."""
-        return jax.random.bernoulli(seed, self.mean()).astype(jnp.result_type(self.logits))
+        probabilities = jax.nn.sigmoid(at_least_float32(self.logits))
+        return jax.random.bernoulli(seed, probabilities).astype(jnp.result_type(self.logits))
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, zeros and ones of the logits' shape, a scalar in nats."""
-        return sum_event(_log_mass(self.logits, jnp.asarray(value, jnp.result_type(self.logits))))
+        logits = at_least_float32(self.logits)
+        return sum_event(_log_mass(logits, check_event(value, logits).astype(logits.dtype)))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-probability."""

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import softplus, sum_event
+from genjax_models.distributions.numerics import at_least_float32, check_event, softplus, sum_event
 from genjax_models.interfaces import Array, Key
 
-# exp(80) is finite in float32; a scale of exp(-80) is a point mass in any precision.
-_MAX_LOG_PRECISION = 80.0
+# A scale of exp(-60) is a point mass in any precision, and 1e4 * exp(60) is finite in float32.
+_MAX_LOG_PRECISION = 60.0
 
 
 class DiscretizedLogistic(NamedTuple):
@@ -40,19 +40,22 @@ class DiscretizedLogistic(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Levels k/(L-1) in [0, 1], of the locations' shape and dtype."""
-        noise = jax.random.logistic(seed, jnp.shape(self.loc), jnp.result_type(self.loc))
-        return self._round(self.loc + jnp.exp(self.log_scale) * noise)
+        loc, scale = at_least_float32(self.loc), jnp.exp(at_least_float32(self.log_scale))
+        steps = jnp.asarray(self.num_levels, loc.dtype) - 1
+        value = loc + scale * jax.random.logistic(seed, loc.shape, loc.dtype)
+        level = jnp.round(jnp.clip(value, 0, 1) * steps) / steps
+        return level.astype(jnp.result_type(self.loc))
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, levels k/(L-1) of the locations' shape, a scalar in nats."""
-        precision = self._precision()
-        width = 1 / (jnp.asarray(self.num_levels, jnp.result_type(self.loc)) - 1)
+        value = at_least_float32(check_event(value, self.loc))
+        width, precision = self._width(), self._precision()
         centred = value - self.loc
         # Half a level inside the edge, so that rounding of k/(L-1) does not matter.
         is_lowest, is_highest = value < width / 2, value > 1 - width / 2
         log_below_upper = -softplus(-(centred + width / 2) * precision)
         log_above_lower = -softplus((centred - width / 2) * precision)
-        log_inside = _log1mexp_of_exp(jnp.log(width) - self.log_scale)
+        log_inside = _log1mexp_of_exp(jnp.log(width) - at_least_float32(self.log_scale))
         return sum_event(
             jnp.where(is_highest, 0, log_below_upper)
             + jnp.where(is_lowest, 0, log_above_lower)
@@ -65,19 +68,20 @@ class DiscretizedLogistic(NamedTuple):
         return value, self.log_prob(value)
 
     def mean(self) -> Array:
-        """E[min(max(y, 0), 1)] of the logistic y before rounding, within half a level of E[x].
+        """E[x] = w sum_k P(x >= k w) over the levels k = 1, ..., L-1; exact, one pass a level."""
+        loc, width, precision = at_least_float32(self.loc), self._width(), self._precision()
 
-        Equal to the integral of P(y > t) over [0, 1], s [softplus(m/s) - softplus((m - 1)/s)].
-        """
-        precision = self._precision()
-        return (softplus(self.loc * precision) - softplus((self.loc - 1) * precision)) / precision
+        def add_level(k: Array, total: Array) -> Array:
+            return total + jax.nn.sigmoid((loc - (k - 0.5) * width) * precision)
+
+        total = jax.lax.fori_loop(1, self.num_levels, add_level, jnp.zeros_like(loc))
+        return (width * total).astype(jnp.result_type(self.loc))
+
+    def _width(self) -> Array:
+        return 1 / (jnp.asarray(self.num_levels, at_least_float32(self.loc).dtype) - 1)
 
     def _precision(self) -> Array:
-        return jnp.exp(jnp.minimum(-self.log_scale, _MAX_LOG_PRECISION))
-
-    def _round(self, value: Array) -> Array:
-        steps = jnp.asarray(self.num_levels, jnp.result_type(self.loc)) - 1
-        return jnp.round(jnp.clip(value, 0, 1) * steps) / steps
+        return jnp.exp(jnp.minimum(-at_least_float32(self.log_scale), _MAX_LOG_PRECISION))
 
 
 def _log1mexp_of_exp(t: Array) -> Array:

@@ -25,26 +25,35 @@ def kl_divergence(q: Any, p: Any) -> Array:
 
     Raises:
         TypeError: no closed form is known for the pair; estimate it by Monte Carlo instead.
-        ValueError: q and p are batches of distributions rather than one.
+        ValueError: q or p is a batch of distributions rather than one, or their shapes differ.
     """
+    for name, distribution in {"q": q, "p": p}.items():
+        if tuple(getattr(distribution, "batch_shape", ())):
+            raise ValueError(
+                f"{name} is a batch of distributions, of shape {distribution.batch_shape}: wrap it"
+                " in distrax.Independent(..., reinterpreted_batch_ndims=...)"
+            )
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
+        _check_shapes(q.logits, p.logits)
         return _kl_bernoulli(q, p)
     gaussians = _as_diagonal_gaussian(q), _as_diagonal_gaussian(p)
     if gaussians[0] is not None and gaussians[1] is not None:
+        _check_shapes(gaussians[0].loc, gaussians[1].loc)
         return _kl_diagonal_gaussian(*gaussians)
     try:
-        divergence = jnp.asarray(q.kl_divergence(p))
+        return jnp.asarray(q.kl_divergence(p))
     except (AttributeError, NotImplementedError, TypeError) as error:
         raise TypeError(
             f"no closed form is known for KL({type(q).__name__} || {type(p).__name__}):"
             ' estimate it by Monte Carlo (kl="monte_carlo" in `learning.variational`)'
         ) from error
-    if divergence.shape:
+
+
+def _check_shapes(q: Array, p: Array) -> None:
+    if jnp.shape(q) != jnp.shape(p):
         raise ValueError(
-            f"KL({type(q).__name__} || {type(p).__name__}) has shape {divergence.shape}, not []:"
-            " wrap a batch of independent distributions in distrax.Independent"
+            f"q and p must be over events of one shape, got {jnp.shape(q)} and {jnp.shape(p)}"
         )
-    return divergence
 
 
 def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Array:
@@ -62,14 +71,12 @@ def _kl_diagonal_gaussian(q: DiagonalGaussian, p: DiagonalGaussian) -> Array:
 
 
 def _as_diagonal_gaussian(distribution: Any) -> DiagonalGaussian | None:
-    """The same distribution as one of ours, or None if it is no diagonal Gaussian over one event."""
+    """The same distribution as one of ours, or None if it is no diagonal Gaussian."""
     if isinstance(distribution, DiagonalGaussian):
         return distribution
     # An object of a distrax class can only exist where distrax has been imported.
     distrax = sys.modules.get("distrax")
     if distrax is None or not isinstance(distribution, distrax.Distribution):
-        return None
-    if distribution.batch_shape:
         return None
     if isinstance(distribution, distrax.Independent):
         distribution = distribution.distribution

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import sum_event
+from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
 from genjax_models.interfaces import Array, Key
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -33,7 +33,8 @@ class DiagonalGaussian(NamedTuple):
 
     def log_prob(self, value: Array) -> Array:
         """Log-density of `value`, of the means' shape, as a scalar in nats."""
-        return self._log_density((value - self.loc) * jnp.exp(-self.log_scale))
+        distance = at_least_float32(check_event(value, self.loc)) - self.loc
+        return self._log_density(distance * jnp.exp(-at_least_float32(self.log_scale)))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-density, which needs no division since the noise is at hand."""
@@ -45,11 +46,12 @@ class DiagonalGaussian(NamedTuple):
         return self.loc
 
     def _noise(self, seed: Key) -> Array:
-        return jax.random.normal(seed, jnp.shape(self.loc), jnp.result_type(self.loc))
+        return jax.random.normal(seed, jnp.shape(self.loc), at_least_float32(self.loc).dtype)
 
     def _move(self, noise: Array) -> Array:
-        return self.loc + jnp.exp(self.log_scale) * noise
+        value = self.loc + jnp.exp(at_least_float32(self.log_scale)) * noise
+        return value.astype(jnp.result_type(self.loc))
 
     def _log_density(self, noise: Array) -> Array:
-        log_scale = jnp.broadcast_to(self.log_scale, jnp.shape(self.loc))
+        log_scale = jnp.broadcast_to(at_least_float32(self.log_scale), jnp.shape(self.loc))
         return -sum_event(0.5 * jnp.square(noise) + log_scale + _LOG_SQRT_2PI)

@@ -6,9 +6,33 @@ import jax.numpy as jnp
 from genjax_models.interfaces import Array
 
 
+def at_least_float32(array: Array) -> Array:
+    """The array in float32, or float64 where it is: what sums and random draws need.
+
+    784 terms added in bfloat16 are nats off, and noise drawn in bfloat16 is not centred.
+    """
+    array = jnp.asarray(array)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
 def sum_event(values: Array) -> Array:
-    """Sum over every dimension, in float32 at least: 784 terms added in bfloat16 are nats off."""
-    return jnp.sum(values, dtype=jnp.promote_types(values.dtype, jnp.float32))
+    """Sum over every dimension, in float32 at least."""
+    return jnp.sum(at_least_float32(values))
+
+
+def check_event(value: Array, parameter: Array) -> Array:
+    """`value` as an array, once its shape is known to be that of the parameter.
+
+    Raises:
+        ValueError: the shapes differ. Broadcasting would sum a batch as if it were one example.
+    """
+    value = jnp.asarray(value)
+    if value.shape != jnp.shape(parameter):
+        raise ValueError(
+            f"value must have the shape of one event, {jnp.shape(parameter)}, got {value.shape}:"
+            " vmap over a batch"
+        )
+    return value
 
 
 @jax.custom_jvp

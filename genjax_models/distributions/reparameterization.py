@@ -47,10 +47,11 @@ def is_reparameterized(distribution: Any) -> bool:
     # An object of a distrax class can only exist where distrax has been imported.
     distrax = sys.modules.get("distrax")
     if distrax is not None and isinstance(distribution, distrax.Distribution):
-        return _is_distrax_reparameterized(distrax, distribution)
-    reparameterization_type = getattr(distribution, "reparameterization_type", None)
-    if reparameterization_type is not None:
-        return "FULLY_REPARAMETERIZED" in repr(reparameterization_type)
+        # A user's subclass may draw its samples in a way of its own.
+        if type(distribution).__module__.startswith("distrax."):
+            return _is_distrax_reparameterized(distrax, distribution)
+    elif hasattr(distribution, "reparameterization_type"):
+        return "FULLY_REPARAMETERIZED" in repr(distribution.reparameterization_type)
     raise TypeError(
         f"cannot tell whether samples of a {type(distribution).__name__} are differentiable in its"
         " parameters: give the class an attribute `reparameterized = True` or `= False`"

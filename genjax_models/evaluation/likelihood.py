@@ -80,9 +80,7 @@ def log_likelihood(
 
     dtype = jax.eval_shape(log_weight, jnp.arange(1)[0]).dtype
     starts = jnp.arange(0, num_samples, chunk_size)
-    (log_sum, log_sum_of_squares), _ = jax.lax.scan(
-        add_chunk, jnp.full(2, -jnp.inf, dtype), starts
-    )
+    (log_sum, log_sum_of_squares), _ = jax.lax.scan(add_chunk, jnp.full(2, -jnp.inf, dtype), starts)
     effective_sample_size = jnp.exp(2 * log_sum - log_sum_of_squares)
     # Variance of w over mean^2 is K / ESS - 1, with K / (K - 1) for the sample variance.
     relative_variance = jnp.maximum(num_samples / effective_sample_size - 1, 0)

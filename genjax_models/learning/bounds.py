@@ -76,11 +76,19 @@ def renyi(log_weights: Array, alpha: float) -> Array:
     _check(log_weights)
     if math.isnan(alpha) or alpha == math.inf:
         raise ValueError(f"alpha must be a number below +inf, got {alpha}")
-    if alpha == 1:
-        return elbo(log_weights)
     if alpha == -math.inf:
         return jnp.max(log_weights)
-    return iwae((1 - alpha) * log_weights) / (1 - alpha)
+    if alpha == 0:
+        return iwae(log_weights)
+    centre = jnp.mean(log_weights)
+    if alpha == 1:
+        return centre
+    powers = (1 - alpha) * (log_weights - centre)
+    # Near alpha = 1 the logarithm is of one plus next to nothing.
+    is_small = jnp.max(jnp.abs(powers)) < 1
+    # The double where keeps the branch that is not taken finite, and so its derivative.
+    small = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(is_small, powers, 0))))
+    return centre + jnp.where(is_small, small, iwae(powers)) / (1 - alpha)
 
 
 def _check(log_weights: Array) -> None:

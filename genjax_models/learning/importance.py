@@ -1,5 +1,6 @@
 """Importance samples of a latent-variable model, with the parts of their weights."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions import is_reparameterized
-from genjax_models.interfaces import Array, Key, LatentVariableModel, Params, PyTree
+from genjax_models.distributions.numerics import at_least_float32
+from genjax_models.interfaces import (
+    Array,
+    Distribution,
+    Key,
+    LatentVariableModel,
+    Params,
+    PyTree,
+)
 
 
 class ImportanceSamples(NamedTuple):
@@ -94,7 +103,7 @@ def importance_sampler(
 
     def draw(key: Key) -> ImportanceSamples:
         if pathwise:
-            z, log_posterior = posterior.sample_and_log_prob(seed=key)
+            z, log_posterior = _sample_and_log_prob(posterior, key)
         else:
             z = jax.lax.stop_gradient(posterior.sample(seed=key))
             log_posterior = posterior.log_prob(z)
@@ -110,7 +119,7 @@ def importance_sampler(
 
 def check_num_samples(num_samples: int, *, at_least: int = 1) -> None:
     """Raise a `ValueError` unless `num_samples` is an integer of at least `at_least`."""
-    if not isinstance(num_samples, int) or num_samples < at_least:
+    if not isinstance(num_samples, numbers.Integral) or num_samples < at_least:
         raise ValueError(f"num_samples must be an integer >= {at_least}, got {num_samples!r}")
 
 
@@ -129,7 +138,14 @@ def _scalar(name: str, log_prob: Array) -> Array:
     if jnp.shape(log_prob):
         raise ValueError(
             f"log_prob of the {name} has shape {jnp.shape(log_prob)} for one example, not []:"
-            " wrap a batch of independent distributions in distrax.Independent"
+            " wrap a batch of independent distributions in"
+            " distrax.Independent(..., reinterpreted_batch_ndims=...)"
         )
-    log_prob = jnp.asarray(log_prob)
-    return log_prob.astype(jnp.promote_types(log_prob.dtype, jnp.float32))
+    return at_least_float32(log_prob)
+
+
+def _sample_and_log_prob(distribution: Distribution, key: Key) -> tuple[PyTree, Array]:
+    if hasattr(distribution, "sample_and_log_prob"):
+        return distribution.sample_and_log_prob(seed=key)
+    z = distribution.sample(seed=key)
+    return z, distribution.log_prob(z)

@@ -1,7 +1,8 @@
 """From flax modules to (init, apply) pairs."""
 
+import jax
+import jax.numpy as jnp
 from flax import linen
-from jax import numpy as jnp
 
 from genjax_models.interfaces import Array, Key, Network, Params
 
@@ -17,6 +18,7 @@ def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         `Network(init, apply)`.
     """
 
+    @jax.jit  # Many small operations: several seconds one by one, where a network is deep.
     def init(key: Key) -> Params:
         return module.init(key, jnp.zeros(input_shape))
 

@@ -7,6 +7,7 @@ from flax import linen
 
 from genjax_models.interfaces import Array, Network
 from genjax_models.networks.adapters import from_flax
+from genjax_models.networks.rows import rows_dot_general
 
 
 class MLP(linen.Module):
@@ -52,4 +53,8 @@ def mlp(
 
 
 def _dense(num_units: int) -> linen.Dense:
-    return linen.Dense(num_units, kernel_init=linen.initializers.glorot_uniform())
+    return linen.Dense(
+        num_units,
+        kernel_init=linen.initializers.glorot_uniform(),
+        dot_general=rows_dot_general,
+    )

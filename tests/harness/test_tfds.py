@@ -124,12 +124,12 @@ def test_two_sources_never_share_an_entry(tmp_path, decoded):
         x, _ = tfds.read_split("mnist", "test", data_dir=root, cache_dir=tmp_path / "cache")
         return int(x[0, 0])
 
-    one, two = prepared(tmp_path / "one"), prepared(tmp_path / "two")
+    folders = prepared(tmp_path / "one"), prepared(tmp_path / "two")
+    for path in (path for folder in folders for path in folder.iterdir()):
+        os.utime(path, ns=(0, 0))  # alike in all but the path
     assert [first_pixel(tmp_path / name) for name in ("one", "two", "one", "two")] == [1, 2, 1, 2]
-    record = two / "mnist-test.array_record-00000-of-00001"
-    os.utime(record, ns=(1, 1))  # prepared again
+    os.utime(folders[1] / "mnist-test.array_record-00000-of-00001", ns=(1, 1))  # prepared again
     assert [first_pixel(tmp_path / name) for name in ("one", "two")] == [1, 3]
-    assert one.is_dir()
 
 
 def test_no_flipped_bit_gets_through(tmp_path):
@@ -138,7 +138,7 @@ def test_no_flipped_bit_gets_through(tmp_path):
     tfds._save(path, arrays)
     sound = path.read_bytes()
     caught = 0
-    for position in range(len(sound)):
+    for position in range(0, len(sound), 3):
         damaged = bytearray(sound)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
@@ -151,7 +151,7 @@ def test_no_flipped_bit_gets_through(tmp_path):
             assert loaded.keys() == arrays.keys()
             for name, array in arrays.items():
                 np.testing.assert_array_equal(loaded[name], array, strict=True)
-    assert caught > 0.6 * len(sound)
+    assert caught > 0.6 * len(sound) / 3
 
 
 def test_a_corrupt_entry_is_an_error_and_never_decoded_again(tmp_path, decoded):
@@ -230,18 +230,19 @@ def test_another_file_than_larochelles_is_refused(tmp_path, amat):
 
 @pytest.fixture(scope="module")
 def real(shared_data, tmp_path_factory):
-    """Both test sets of MNIST, decoded in a process in which TensorFlow cannot be imported."""
+    """Both test sets of MNIST, decoded in a process of its own that must not import TensorFlow."""
     folders = {
         "data_dir": str(shared_data / "tfds"),
         "cache_dir": str(tmp_path_factory.mktemp("cache")),
     }
-    code = (
-        "import sys; sys.modules['tensorflow'] = None\n"
-        "from experiments.harness import tfds\n"
-        "for name in ('mnist', 'binarized_mnist'):\n"
-        f"    tfds.read_split(name, 'test', **{folders!r})\n"
-        "assert sys.modules['tensorflow'] is None\n"
-    )
+    code = f"""
+import sys
+from experiments.harness import tfds
+
+for name in ("mnist", "binarized_mnist"):
+    tfds.read_split(name, "test", **{folders!r})
+sys.exit("tensorflow" in sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
     return {name: tfds.read_split(name, "test", **folders) for name in ("mnist", "binarized_mnist")}
 

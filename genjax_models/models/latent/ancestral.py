@@ -1,7 +1,8 @@
 """Drawing from a latent-variable model."""
 
-from genjax_models.interfaces import Distribution, Key, LatentVariableModel, Params, PyTree
 import jax
+
+from genjax_models.interfaces import Distribution, Key, LatentVariableModel, Params, PyTree
 
 
 def sample(model: LatentVariableModel, params: Params, key: Key, *, mean: bool = False) -> PyTree:

@@ -53,9 +53,10 @@ def vae(
     Source: Kingma & Welling 2014 (Auto-encoding variational Bayes), section 3 and appendix C; the
     default sizes are those of Burda et al. 2016, section 5.
     """
-    for name, size in {"num_dims": num_dims, "latent_dim": latent_dim}.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    sizes = {"num_dims": (num_dims,), "latent_dim": (latent_dim,), "hidden": tuple(hidden)}
+    for name, values in sizes.items():
+        if any(value < 1 for value in values):
+            raise ValueError(f"{name} must be at least 1, got {values}")
     observation = likelihoods.by_name(likelihood, num_levels=num_levels)
     num_outputs = observation.num_outputs_per_dim * num_dims
     encoder = Network(*encoder) if encoder else mlp(num_dims, hidden, 2 * latent_dim)
@@ -90,7 +91,8 @@ def _check_outputs(
     name: str, network: Network, params: Params, num_inputs: int, num_outputs: int
 ) -> None:
     inputs = jax.ShapeDtypeStruct((num_inputs,), jnp.zeros(()).dtype)
-    shape = jax.eval_shape(network.apply, params, inputs).shape
+    outputs = jax.eval_shape(network.apply, params, inputs)
+    shape = jax.tree.map(jnp.shape, outputs)
     if shape != (num_outputs,):
         raise ValueError(
             f"{name} must map [{num_inputs}] to [{num_outputs}], but its outputs have shape {shape}"
