@@ -82,7 +82,7 @@ def gradient_descent(
     def step(state: TrainingState, key: Key, batch: PyTree) -> tuple[TrainingState, Metrics]:
         scheduled = {name: schedule(state.step) for name, schedule in schedules.items()}
         batch_size = _batch_size(batch)
-        mean_gradient = functools.partial(
+        mean_gradient: Callable[..., PyTree] = functools.partial(
             jax.grad(mean_loss, has_aux=True), state.params, key, scheduled
         )
         if microbatch_size is not None:

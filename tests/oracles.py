@@ -43,6 +43,33 @@ def linear_gaussian(*, exact_posterior: bool = False) -> LatentVariableModel:
     return LatentVariableModel(linear_gaussian_params, prior, likelihood, posterior)
 
 
+def structured_linear_gaussian() -> LatentVariableModel:
+    """The same model with z = (first, {"second": ...}) and x = {"pair": [2], "last": []}."""
+
+    def prior(params: Params) -> distrax.Distribution:
+        return _structured_normal(params["prior_loc"], params["prior_log_scale"])
+
+    def likelihood(params: Params, z: Any) -> distrax.Distribution:
+        first, second = z[0], z[1]["second"]
+        loc = params["loading"] @ jnp.stack([first, second]) + params["bias"]
+        scale = jnp.exp(params["log_noise"])
+        pair = distrax.MultivariateNormalDiag(loc[:2], scale[:2])
+        return distrax.Joint({"pair": pair, "last": distrax.Normal(loc[2], scale[2])})
+
+    def posterior(params: Params, x: Any) -> distrax.Distribution:
+        flat = jnp.append(x["pair"], x["last"])
+        loc = params["encoder"] @ flat + params["encoder_bias"]
+        return _structured_normal(loc, params["log_scale"])
+
+    return LatentVariableModel(linear_gaussian_params, prior, likelihood, posterior)
+
+
+def structured_x() -> dict[str, Array]:
+    """The same example."""
+    x = linear_gaussian_x()
+    return {"pair": x[:2], "last": x[2]}
+
+
 def linear_gaussian_params(key: Array | None = None) -> Params:
     """Two latent and three observed dimensions; q is near the exact posterior, but not on it."""
     return _arrays(
@@ -205,6 +232,11 @@ def gaussian_kl(mean_q: Array, covariance_q: Array, mean_p: Array, covariance_p:
     log_ratio = jnp.linalg.slogdet(covariance_p)[1] - jnp.linalg.slogdet(covariance_q)[1]
     trace = jnp.trace(precision @ covariance_q)
     return 0.5 * (trace + difference @ precision @ difference - mean_q.size + log_ratio)
+
+
+def _structured_normal(loc: Array, log_scale: Array) -> distrax.Distribution:
+    first, second = map(distrax.Normal, loc, jnp.exp(log_scale))
+    return distrax.Joint((first, {"second": second}))
 
 
 def _expectation(

@@ -2,20 +2,21 @@
 
 from experiments.harness.data import Dataset, load
 from experiments.harness.evaluate import map_examples, metric
-from experiments.harness.experiment import data_shape, finish_run, open_run
+from experiments.harness.experiment import check_sizes, data_shape, finish_run, open_run
 from experiments.harness.latent import Evaluator
 from experiments.harness.loop import train
-from experiments.harness.mesh import check_batch_size, join_processes, make_mesh
+from experiments.harness.mesh import join_processes, make_mesh
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
-from experiments.harness.settings import Settings, command_line
+from experiments.harness.settings import Settings, check_positive, command_line
 
 __all__ = [
     "Dataset",
     "Evaluator",
     "Run",
     "Settings",
-    "check_batch_size",
+    "check_positive",
+    "check_sizes",
     "command_line",
     "data_shape",
     "finish_run",

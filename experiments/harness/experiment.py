@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.harness.data import Dataset
 from experiments.harness.loop import Seconds
@@ -20,6 +21,27 @@ def data_shape(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def check_sizes(settings: Settings, dataset: Dataset, mesh: Mesh) -> None:
+    """Raise a `ValueError` unless the data give batches, every device a share, and error bars."""
+    num_examples = len(dataset.train.x)
+    if settings.batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must be at most the number of training examples, {num_examples},"
+            f" got {settings.batch_size}"
+        )
+    if settings.batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size must be a multiple of the number of devices, {mesh.size},"
+            f" got {settings.batch_size}"
+        )
+    for name in ("validation", "test"):
+        if len(getattr(dataset, name).x) < 2:
+            raise ValueError(
+                f"the {name} split of {dataset.name} needs at least 2 examples for an error bar,"
+                f" got {len(getattr(dataset, name).x)}"
+            )
+
+
 def open_run(experiment: str, settings: Settings, dataset: Dataset) -> Run:
     """The folder of a new run, or of the one to resume; nothing is written before all is checked.
 
@@ -28,7 +50,7 @@ def open_run(experiment: str, settings: Settings, dataset: Dataset) -> Run:
             other data.
     """
     # A resumed run must see the data that it began with, whatever the file is called.
-    digest = hashlib.sha256(np.ascontiguousarray(dataset.train.x)).hexdigest()
+    digest = hashlib.sha256(dataset.train.x.tobytes()).hexdigest()
     data = dataset.describe() | data_shape(dataset) | {"train_sha256": digest}
     return Run.open(
         settings.out,

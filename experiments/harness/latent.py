@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from experiments.harness import pictures
 from experiments.harness.data import Dataset
 from experiments.harness.evaluate import map_examples, metric
+from experiments.harness.mesh import is_main_process, to_host
 from experiments.harness.run import Run
 from genjax_models.evaluation import BoundEstimate, LogLikelihood, bound_estimate, log_likelihood
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
@@ -48,8 +49,10 @@ class Evaluator:
         """The bound on the first 10,000 examples of a split, as an entry of `metrics`."""
         examples = getattr(self.dataset, split).x[:_MAX_BOUND_EXAMPLES]
         mapped = self._train_bound if split == "train" else self._bound
+        estimates = mapped(params, self.key, examples)
         return metric(
-            *mapped(params, self.key, examples),
+            estimates.value,
+            estimates.monte_carlo_error,
             estimator=self.bound_name,
             num_samples=self.num_samples,
             bound="lower",
@@ -72,11 +75,11 @@ class Evaluator:
         )
 
     @functools.cached_property
-    def _bound(self) -> Callable[..., BoundEstimate]:
+    def _bound(self) -> Callable[..., Any]:
         return map_examples(self._bound_of_one, self.mesh, batch_size=_BATCH_SIZE)
 
     @functools.cached_property
-    def _train_bound(self) -> Callable[..., BoundEstimate]:
+    def _train_bound(self) -> Callable[..., Any]:
         def one_example(params: Params, key: Key, x: Array) -> BoundEstimate:
             prepare_key, bound_key = jax.random.split(key)
             return self._bound_of_one(params, bound_key, self.dataset.prepare(prepare_key, x))
@@ -90,6 +93,9 @@ class Evaluator:
 
     def draw(self, params: Params, run: Run) -> None:
         """The run's pictures: samples, reconstructions and curves; for two latents, two more."""
+        if not is_main_process():
+            return
+        params = to_host(params)  # One process draws, on a device of its own.
         shape = self.dataset.example_shape
         sample_key, reconstruct_key = jax.random.split(self.key)
         keys = jax.random.split(sample_key, _NUM_PICTURED)
@@ -113,9 +119,13 @@ class Evaluator:
         """The latent plane, where z has two dimensions."""
         test = self.dataset.test
         xs = test.x.astype(np.float32)
-        codes = jax.jit(jax.vmap(lambda x: self.model.posterior(params, x).mean()))(xs)
+        codes = jax.jit(jax.vmap(lambda x: _mean(self.model.posterior(params, x))))(xs)
         if codes.shape != (len(xs), 2):
             return
-        decode = jax.jit(jax.vmap(lambda z: self.model.likelihood(params, z).mean()))
+        decode = jax.jit(jax.vmap(lambda z: _mean(self.model.likelihood(params, z))))
         pictures.save_manifold(run.path / "manifold.png", decode, self.dataset.example_shape)
         pictures.save_embedding(run.path / "embedding.png", np.asarray(codes), test.labels)
+
+
+def _mean(distribution: Any) -> Array:
+    return distribution.mean()

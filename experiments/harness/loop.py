@@ -108,12 +108,14 @@ def train(
             _check_losses(metrics["loss"], begin, run)
             spent = Seconds(spent.compile + compile_seconds, spent.train + train_seconds)
             record = {name: float(np.mean(values)) for name, values in metrics.items()}
-            if end == num_steps or end // STEPS_PER_DISPATCH in monitored:
+            last = end == num_steps
+            if last or end // STEPS_PER_DISPATCH in monitored:
+                _check_state(state, end, run)
                 record |= monitor(state)
             record |= {f"seconds_{name}": value for name, value in spent._asdict().items()}
             run.log(end, record)
             show_progress(end, record)
-            if end == num_steps or time.perf_counter() - saved_at >= settings.checkpoint_seconds:
+            if last or time.perf_counter() - saved_at >= settings.checkpoint_seconds:
                 _check_state(state, end, run)
                 checkpoints.save(run.checkpoints, end, state)
                 saved_at = time.perf_counter()

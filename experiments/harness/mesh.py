@@ -31,19 +31,6 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def check_batch_size(batch_size: int, num_examples: int, mesh: Mesh) -> None:
-    """Raise a `ValueError` unless a batch can be drawn from the data and split over the devices."""
-    if batch_size > num_examples:
-        raise ValueError(
-            f"batch_size must be at most the number of training examples, {num_examples},"
-            f" got {batch_size}"
-        )
-    if batch_size % mesh.size:
-        raise ValueError(
-            f"batch_size must be a multiple of the number of devices, {mesh.size}, got {batch_size}"
-        )
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())

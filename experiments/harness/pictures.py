@@ -42,13 +42,11 @@ def save_reconstructions(
     path: Path, originals: np.ndarray, reconstructions: np.ndarray, example_shape: Sequence[int]
 ) -> None:
     """Rows of originals, each above the row of their reconstructions."""
-    num_rows = len(originals) // _NUM_COLUMNS
-    rows = [
-        part[row * _NUM_COLUMNS : (row + 1) * _NUM_COLUMNS]
-        for row in range(num_rows)
-        for part in (originals, reconstructions)
-    ]
-    save_grid(path, np.concatenate(rows), example_shape, num_columns=_NUM_COLUMNS)
+    num_columns = min(_NUM_COLUMNS, len(originals))
+    num_rows = len(originals) // num_columns
+    pairs = np.stack([originals, reconstructions])[:, : num_rows * num_columns]
+    rows = pairs.reshape(2, num_rows, num_columns, -1).swapaxes(0, 1)
+    save_grid(path, rows.reshape(-1, pairs.shape[-1]), example_shape, num_columns=num_columns)
 
 
 def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
@@ -61,7 +59,7 @@ def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping
     """
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    drawn = []
+    drawn: list[float] = []
     for name, label in names.items():
         points = [(record["step"], record[name]) for record in records if name in record]
         if points:
@@ -94,9 +92,9 @@ def save_manifold(
         example_shape: of one example.
         size: points along each side.
     """
-    from scipy.stats import norm
+    from jax.scipy.stats import norm
 
-    quantiles = norm.ppf((np.arange(size) + 0.5) / size)
+    quantiles = np.asarray(norm.ppf((np.arange(size) + 0.5) / size))
     # Rows run from the top down, so that the second coordinate grows upwards.
     second, first = np.meshgrid(quantiles[::-1], quantiles, indexing="ij")
     z = np.stack([first.ravel(), second.ravel()], axis=-1).astype(np.float32)

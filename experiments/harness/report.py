@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from experiments.harness.mesh import is_main_process
@@ -38,7 +39,7 @@ def progress_bar(
         yield show
 
 
-def print_result(result: dict[str, Any], folder: str) -> None:
+def print_result(result: dict[str, Any], folder: Path) -> None:
     """The table that a run ends with, and where its folder is."""
     if not is_main_process():
         return

@@ -30,10 +30,16 @@ class Settings:
     """Join the other processes of a jax.distributed run."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_positive(self, "batch_size")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}")
+
+
+def check_positive(settings: Settings, *names: str) -> None:
+    """Raise a `ValueError` unless each of these settings is above zero."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ValueError(f"{name} must be above zero, got {getattr(settings, name)}")
 
 
 # What may change between a run and its resumption without changing the result.

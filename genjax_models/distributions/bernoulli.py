@@ -21,7 +21,10 @@ class Bernoulli(NamedTuple):
 
     logits: Array
 
-    reparameterized = False
+    @property
+    def reparameterized(self) -> bool:
+        """Samples are discrete: no pathwise gradient."""
+        return False
 
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, of the logits' shape and dtype."""

@@ -36,7 +36,10 @@ class DiscretizedLogistic(NamedTuple):
     log_scale: Array
     num_levels: int | Array
 
-    reparameterized = False
+    @property
+    def reparameterized(self) -> bool:
+        """Samples are discrete: no pathwise gradient."""
+        return False
 
     def sample(self, *, seed: Key) -> Array:
         """Levels k/(L-1) in [0, 1], of the locations' shape and dtype."""

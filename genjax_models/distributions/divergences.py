@@ -36,10 +36,10 @@ def kl_divergence(q: Any, p: Any) -> Array:
     if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
         _check_shapes(q.logits, p.logits)
         return _kl_bernoulli(q, p)
-    gaussians = _as_diagonal_gaussian(q), _as_diagonal_gaussian(p)
-    if gaussians[0] is not None and gaussians[1] is not None:
-        _check_shapes(gaussians[0].loc, gaussians[1].loc)
-        return _kl_diagonal_gaussian(*gaussians)
+    q_gaussian, p_gaussian = _as_diagonal_gaussian(q), _as_diagonal_gaussian(p)
+    if q_gaussian is not None and p_gaussian is not None:
+        _check_shapes(q_gaussian.loc, p_gaussian.loc)
+        return _kl_diagonal_gaussian(q_gaussian, p_gaussian)
     try:
         return jnp.asarray(q.kl_divergence(p))
     except (AttributeError, NotImplementedError, TypeError) as error:

@@ -25,7 +25,10 @@ class DiagonalGaussian(NamedTuple):
     loc: Array
     log_scale: Array
 
-    reparameterized = True
+    @property
+    def reparameterized(self) -> bool:
+        """Samples are differentiable functions of the parameters."""
+        return True
 
     def sample(self, *, seed: Key) -> Array:
         """m + s * eps with eps standard normal: pathwise differentiable."""

@@ -1,6 +1,5 @@
 """Importance samples of a latent-variable model, with the parts of their weights."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -119,7 +118,7 @@ def importance_sampler(
 
 def check_num_samples(num_samples: int, *, at_least: int = 1) -> None:
     """Raise a `ValueError` unless `num_samples` is an integer of at least `at_least`."""
-    if not isinstance(num_samples, numbers.Integral) or num_samples < at_least:
+    if not hasattr(num_samples, "__index__") or num_samples < at_least:
         raise ValueError(f"num_samples must be an integer >= {at_least}, got {num_samples!r}")
 
 

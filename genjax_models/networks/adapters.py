@@ -1,5 +1,7 @@
 """From flax modules to (init, apply) pairs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen
@@ -22,7 +24,7 @@ def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
     def init(key: Key) -> Params:
         return module.init(key, jnp.zeros(input_shape))
 
-    def apply(params: Params, inputs: Array) -> Array:
+    def apply(params: Params, inputs: Array) -> Any:
         return module.apply(params, inputs)
 
     return Network(init, apply)

@@ -43,9 +43,7 @@ REPARAMETERIZED = {
         (jnp.array([0.3, -1.0]), jnp.array([1.4, 0.5]), jnp.array([[0.7], [-0.4]])),
     ),
     "MultivariateNormalFromBijector": (
-        lambda loc, scale: distrax.MultivariateNormalFromBijector(
-            loc, distrax.DiagLinear(scale)
-        ),
+        lambda loc, scale: distrax.MultivariateNormalFromBijector(loc, distrax.DiagLinear(scale)),
         (jnp.array([0.3, -1.0]), jnp.array([1.4, 0.5])),
     ),
     "MultivariateNormalFullCovariance": (
@@ -63,7 +61,9 @@ REPARAMETERIZED = {
 OTHERS = {
     "Bernoulli": lambda: distrax.Bernoulli(0.3),
     "Categorical": lambda: distrax.Categorical(jnp.zeros(3)),
-    "CategoricalUniform": lambda: distrax.CategoricalUniform(low=0.0, high=1.0, logits=jnp.zeros(3)),
+    "CategoricalUniform": lambda: distrax.CategoricalUniform(
+        low=0.0, high=1.0, logits=jnp.zeros(3)
+    ),
     "Clipped": lambda: distrax.Clipped(distrax.Normal(0.0, 1.0), minimum=-1.0, maximum=1.0),
     "ClippedLogistic": lambda: distrax.ClippedLogistic(0.0, 1.0, minimum=-1.0, maximum=1.0),
     "ClippedNormal": lambda: distrax.ClippedNormal(0.0, 1.0, minimum=-1.0, maximum=1.0),
@@ -110,8 +110,9 @@ def test_ours() -> None:
 
 
 def test_what_holds_others_asks_of_them() -> None:
-    normal, categorical = distrax.Normal(jnp.zeros(2), jnp.ones(2)), distrax.Categorical(
-        jnp.zeros((2, 3))
+    normal, categorical = (
+        distrax.Normal(jnp.zeros(2), jnp.ones(2)),
+        distrax.Categorical(jnp.zeros((2, 3))),
     )
     assert is_reparameterized(distrax.Independent(normal, 1))
     assert not is_reparameterized(distrax.Independent(categorical, 1))
@@ -197,9 +198,9 @@ def test_the_pathwise_gradient_is_that_of_the_expectation(name: str) -> None:
     # distrax's VonMises uses a key twice.
     with jax.debug_key_reuse(name != "VonMises"):
         keys = jax.random.split(jax.random.key(0), 5000)
-        gradients = jax.jit(
-            jax.vmap(jax.grad(draw, with_key), (0, *([None] * len(params))))
-        )(keys, *params)
+        gradients = jax.jit(jax.vmap(jax.grad(draw, with_key), (0, *([None] * len(params)))))(
+            keys, *params
+        )
     exact = jax.jit(jax.grad(lambda *params: expectation(name, *params), arguments))(*params)
     if name == "MultivariateNormalFullCovariance":
         # Of the two halves of a symmetric matrix the factorisation reads one, as it likes.

@@ -111,7 +111,9 @@ def test_expectation_of_the_elbo_is_log_marginal_minus_kl() -> None:
     assert_mean(jax.vmap(bounds.elbo)(linear_gaussian_log_weights(2000, 64)), exact)
 
 
-@pytest.mark.parametrize("name", ["elbo", "iwae", "halfway", "renyi 0.5", "renyi -2.0", "renyi 1.5"])
+@pytest.mark.parametrize(
+    "name", ["elbo", "iwae", "halfway", "renyi 0.5", "renyi -2.0", "renyi 1.5"]
+)
 def test_expectations_for_two_samples_are_those_of_quadrature(name: str) -> None:
     params, x = oracles.linear_gaussian_params(), oracles.linear_gaussian_x()
     exact = jax.jit(oracles.linear_gaussian_expectation, static_argnums=(0, 3))(
@@ -163,7 +165,9 @@ def test_gradient_of_iwae_is_the_normalised_weights() -> None:
     )
 
 
-@pytest.mark.parametrize("bound", [bounds.elbo, bounds.iwae, functools.partial(bounds.renyi, alpha=0.5)])
+@pytest.mark.parametrize(
+    "bound", [bounds.elbo, bounds.iwae, functools.partial(bounds.renyi, alpha=0.5)]
+)
 @pytest.mark.parametrize("shape", [(), (0,), (3, 4)])
 def test_other_shapes_are_refused(bound, shape) -> None:
     with pytest.raises(ValueError, match=r"log_weights must have shape \[K\]"):
