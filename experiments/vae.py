@@ -50,9 +50,9 @@ class Settings(harness.Settings):
     """Weight of the KL term."""
     warm_up_epochs: int = 0
     """Epochs over which the weight of the KL term rises from 0."""
-    num_epochs: int = 500
+    num_epochs: int = 1000
     """Passes through the training set."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Of Adam, at the start."""
     learning_rate_schedule: Literal["burda", "constant"] = "burda"
     """burda: eight stages of 3^i parts of the epochs, at learning_rate * 10^(-i/7)."""

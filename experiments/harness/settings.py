@@ -69,8 +69,10 @@ def command_line(
 
         from experiments.harness.checkpoints import CheckpointError
         from experiments.harness.loop import TrainingDivergedError
+        from experiments.harness.tfds import CacheError
 
-        expected = (ValueError, TypeError, OSError, CheckpointError, TrainingDivergedError)
+        damaged = (CheckpointError, CacheError, TrainingDivergedError)
+        expected = (ValueError, TypeError, OSError, *damaged)
         try:
             run(tyro.cli(settings, prog=f"python -m experiments.{name}"))
         except expected as error:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Array
@@ -38,18 +39,23 @@ def mean_estimate(values: Array, monte_carlo_errors: Array | None = None) -> Est
     """
     if jnp.ndim(values) != 1 or not jnp.size(values):
         raise ValueError(f"values must have shape [N] with N >= 1, got {jnp.shape(values)}")
-    num_examples = values.shape[0]
     if monte_carlo_errors is None:
         monte_carlo_errors = jnp.zeros_like(values)
-    if monte_carlo_errors.shape != values.shape:
+    if jnp.shape(monte_carlo_errors) != jnp.shape(values):
         raise ValueError(
-            f"monte_carlo_errors must have the shape of values, {values.shape},"
-            f" got {monte_carlo_errors.shape}"
+            f"monte_carlo_errors must have the shape of values, {jnp.shape(values)},"
+            f" got {jnp.shape(monte_carlo_errors)}"
         )
+    return _mean_estimate(jnp.asarray(values), jnp.asarray(monte_carlo_errors))
+
+
+@jax.jit
+def _mean_estimate(values: Array, monte_carlo_errors: Array) -> Estimate:
+    num_examples = values.shape[0]
     if num_examples > 1:
         standard_error = jnp.std(values, ddof=1) / num_examples**0.5
     else:
-        standard_error = jnp.asarray(jnp.nan, values.dtype)
+        standard_error = jnp.full((), jnp.nan, values.dtype)
     return Estimate(
         jnp.mean(values), standard_error, jnp.linalg.norm(monte_carlo_errors) / num_examples
     )

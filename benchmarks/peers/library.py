@@ -1,0 +1,63 @@
+"""(a) The library, as its user writes it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.contenders import (
+    LEARNING_RATE,
+    Contender,
+    Layers,
+    Sizes,
+    draw_losses,
+    repeat_step,
+)
+from genjax_models.learning import bounds, variational
+from genjax_models.models import latent
+from genjax_models.training import gradient_descent
+
+
+def model_and_params(sizes: Sizes, encoder: Layers, decoder: Layers) -> tuple[Any, Any]:
+    """The library's model, and its parameters with the given layers."""
+    hidden = (sizes.num_hidden, sizes.num_hidden)
+    model = latent.vae(
+        num_dims=sizes.num_dims,
+        latent_dim=sizes.latent_dim,
+        hidden=hidden,
+        likelihood="bernoulli",
+    )
+    params = model.init(jax.random.key(0))
+    return model, params | {"encoder": _as_flax(encoder), "decoder": _as_flax(decoder)}
+
+
+def contender(
+    sizes: Sizes, num_samples: int, encoder: Layers, decoder: Layers, batch: np.ndarray
+) -> Contender:
+    """The library's VAE (K = 1) or IWAE (K > 1)."""
+    model, params = model_and_params(sizes, encoder, decoder)
+    bound = bounds.elbo if num_samples == 1 else bounds.iwae
+    objective = variational(model, bound=bound, estimator="pathwise", num_samples=num_samples)
+    algorithm = gradient_descent(objective, optax.adam(LEARNING_RATE), lambda key: params)
+    x = jnp.asarray(batch)
+
+    def mean_loss(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, sizes.batch_size)
+        losses, _ = jax.vmap(lambda key, x: objective(params, key, x))(keys, x)
+        return jnp.mean(losses)
+
+    # A copy, since the step eats its state.
+    state = jax.tree.map(jnp.copy, algorithm.init(jax.random.key(0)))
+    step = jax.jit(algorithm.step, donate_argnums=0)
+    return Contender("genjax_models", repeat_step(step, state, x), draw_losses(mean_loss))
+
+
+def _as_flax(layers: Layers) -> dict[str, Any]:
+    return {
+        "params": {
+            f"Dense_{i}": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+            for i, (kernel, bias) in enumerate(layers)
+        }
+    }

@@ -1,0 +1,183 @@
+"""Milliseconds a training step, beside peers and beside the matrix products alone.
+
+    python -m benchmarks.throughput --markdown throughput.md
+
+Contenders take turns in one process: in every round each runs a fixed number of steps, and who
+goes first rotates. A ratio is the median over rounds of the ratio within a round, with its 95 %
+interval from order statistics; so what else the machine does moves both sides of it. NumPyro and
+PyTorch take part where they are installed.
+"""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import tyro
+
+from benchmarks import evaluation
+from benchmarks.contenders import Contender, Sizes, draw_batch, draw_layers
+from benchmarks.timing import Interval, median_interval, race, ratios
+
+PEERS = ("library", "handwritten", "numpyro_svi", "torch_eager", "matmuls")
+OPTIONAL = ("numpyro", "torch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the benchmark."""
+
+    rounds: int = 21
+    """Turns of each contender; at least 15 for a result worth keeping."""
+    num_samples: tuple[int, ...] = (1, 5, 50)
+    """K of the training steps: the ELBO for 1, the importance-weighted bound above."""
+    num_images: int = 10
+    """Images whose log-likelihoods are evaluated together; 0 skips evaluation."""
+    chunk_size: int = 100
+    """Samples of an image held at a time in evaluation."""
+    markdown: Path | None = None
+    """File that the report is written to, besides the screen."""
+
+
+def main(settings: Settings) -> None:
+    """Run the benchmark and print its report."""
+    report = [_machine()]
+    report.append(f"`import genjax_models` beyond `import jax`: {_import_time()} s")
+    for num_samples in settings.num_samples:
+        report.append(_training_table(num_samples, settings.rounds))
+        print(f"K = {num_samples} done", file=sys.stderr)
+    if settings.num_images:
+        report.append(_evaluation_report(settings))
+    report.append(f"Load average at the end: {_load()}")
+    text = "\n\n".join(report) + "\n"
+    print(text)
+    if settings.markdown:
+        settings.markdown.write_text(text)
+
+
+def contenders(num_samples: int, sizes: Sizes) -> list[Contender]:
+    """Every contender whose packages are installed, all with the same layers and batch."""
+    encoder, decoder = draw_layers(sizes.encoder, 0), draw_layers(sizes.decoder, 1)
+    batch = draw_batch(sizes, 2)
+    found = []
+    for peer in PEERS:
+        try:
+            module = importlib.import_module(f"benchmarks.peers.{peer}")
+        except ModuleNotFoundError as error:
+            if error.name not in OPTIONAL:
+                raise
+            continue
+        found.append(module.contender(sizes, num_samples, encoder, decoder, batch))
+    return found
+
+
+def _training_table(num_samples: int, num_rounds: int) -> str:
+    competing = contenders(num_samples, Sizes())
+    first_calls = [_seconds_of_first_step(contender) for contender in competing]
+    num_steps = max(10, 100 // num_samples)
+    runs = [contender.run for contender in competing]
+    race(runs, num_rounds=1, num_steps=num_steps)
+    seconds = race(runs, num_rounds=num_rounds, num_steps=num_steps)
+    ours = seconds[0]
+    lines = [
+        f"### K = {num_samples}: {num_rounds} rounds of {num_steps} steps",
+        "",
+        "| | ms a step | library / this, with 95 % interval | compile s |",
+        "|---|---|---|---|",
+    ]
+    for contender, turns, first_call in zip(competing, seconds, first_calls, strict=True):
+        step = median_interval(turns)
+        lines.append(
+            f"| {contender.name} | {_milliseconds(step)} | {ratios(ours, turns)} |"
+            f" {max(first_call - step.median, 0):.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _seconds_of_first_step(contender: Contender) -> float:
+    start = time.perf_counter()
+    contender.run(1)
+    return time.perf_counter() - start
+
+
+def _evaluation_report(settings: Settings) -> str:
+    cost = evaluation.measure(
+        num_rounds=max(settings.rounds // 2, 6),
+        num_images=settings.num_images,
+        chunk_size=settings.chunk_size,
+    )
+    lines = [
+        f"### Log-likelihood with {evaluation.NUM_SAMPLES:,} samples, {settings.num_images} images"
+        f" at a time, chunks of {settings.chunk_size}",
+        "",
+        f"{1e3 * cost.seconds:.1f} ms an image; matrix products alone"
+        f" {1e3 * cost.floor_seconds:.1f} ms; ratio {cost.ratio}; compile"
+        f" {cost.compile_seconds:.2f} s.",
+        "",
+        "| K | temporary memory, MB | if all samples were held at once, MB |",
+        "|---|---|---|",
+    ]
+    for row in zip(
+        evaluation.MEMORY_NUM_SAMPLES, cost.chunked_bytes, cost.whole_bytes, strict=True
+    ):
+        lines.append(f"| {row[0]:,} | {row[1] / 1e6:.1f} | {row[2] / 1e6:.1f} |")
+    return "\n".join(lines)
+
+
+def _import_time(num_processes: int = 9) -> Interval:
+    """Seconds in fresh processes, the first of which (it may compile bytecode) does not count."""
+    code = (
+        "import time, jax; start = time.perf_counter(); import genjax_models;"
+        "print(time.perf_counter() - start)"
+    )
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(num_processes + 1)
+    ]
+    return median_interval(seconds[1:])
+
+
+def _machine() -> str:
+    packages = ("jax", "jaxlib", "flax", "optax", *OPTIONAL)
+    versions = [f"{name} {_version(name)}" for name in packages]
+    device = jax.devices()[0]
+    return (
+        f"{os.cpu_count()} cores of {_processor()}, {device.device_kind} backend; Python"
+        f" {platform.python_version()}, {', '.join(versions)}; load average at the start: {_load()}"
+    )
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
+        if line.startswith("model name")
+    ]
+    return names[0] if names else platform.machine()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.2f}"
+
+
+def _milliseconds(interval: Interval) -> str:
+    scaled = Interval(*(1e3 * value for value in interval))
+    return f"{scaled.median:.2f} [{scaled.low:.2f}, {scaled.high:.2f}]"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,63 @@
+"""The contenders of the throughput benchmark compute one thing, and its floor is what it says."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import timing
+from benchmarks.contenders import Sizes
+from benchmarks.peers import matmuls
+from benchmarks.throughput import contenders
+
+SIZES = Sizes(num_dims=12, num_hidden=7, latent_dim=3, batch_size=100)
+NUM_DRAWS = 1000
+
+
+@pytest.mark.parametrize("num_samples", [1, 5])
+def test_contenders_agree_on_the_expected_loss(num_samples):
+    competing = [c for c in contenders(num_samples, SIZES) if c.losses]
+    assert {"genjax_models", "hand-written JAX"} <= {c.name for c in competing}
+    draws = {c.name: c.losses(NUM_DRAWS).astype(np.float64) for c in competing}
+    reference = draws["hand-written JAX"]
+    for name, losses in draws.items():
+        assert losses.shape == (NUM_DRAWS,)
+        standard_error = np.sqrt((losses.var() + reference.var()) / NUM_DRAWS)
+        assert standard_error < 0.02  # small against a missing bias or a K that is off by one
+        assert abs(losses.mean() - reference.mean()) < 5 * standard_error, name
+        assert losses.std() == pytest.approx(reference.std(), rel=0.2), name
+
+
+def test_contenders_train():
+    for contender in contenders(5, SIZES):
+        contender.run(3)
+
+
+def test_floor_holds_every_product_once():
+    operands = matmuls.draw_operands(SIZES, 5)
+    compiled = jax.jit(matmuls.products).lower(operands).compile()
+    layers = [(x.shape[0], *w.shape) for x, w, _ in operands]
+    assert len(re.findall(r" dot\(", compiled.as_text())) == 3 * len(layers) - 1 == 17
+    flops = sum(2 * 3 * rows * m * n for rows, m, n in layers) - 2 * np.prod(layers[0])
+    assert compiled.cost_analysis()["flops"] == flops
+
+
+def test_median_interval_covers_the_median():
+    generator = np.random.default_rng(0)
+    samples = generator.exponential(size=(4000, 15))
+    intervals = [timing.median_interval(row) for row in samples]
+    covered = np.mean([low <= np.log(2) <= high for _, low, high in intervals])
+    # 1 - 2 P(Binomial(15, 1/2) < 4) = 0.9648
+    assert abs(covered - 0.9648) < 5 * np.sqrt(0.9648 * 0.0352 / 4000)
+    with pytest.raises(ValueError, match="at least 6"):
+        timing.median_interval([1.0] * 5)
+
+
+def test_race_gives_everyone_the_same_turns():
+    calls = []
+    runs = [lambda n, name=name: calls.append((name, n)) for name in "ab"]
+    seconds = timing.race(runs, num_rounds=2, num_steps=3)
+    assert np.shape(seconds) == (2, 2)
+    turns = ["a", "b", "b", "a"]
+    assert calls == [(name, n) for name in turns for n in (1, 3)]
