@@ -21,7 +21,7 @@ from genjax_models import networks
 from genjax_models.interfaces import Algorithm, LatentVariableModel
 from genjax_models.learning import bounds, variational
 from genjax_models.models import latent
-from genjax_models.training import TrainingState, gradient_descent
+from genjax_models.training import gradient_descent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,16 +136,7 @@ def beta(settings: Settings, warm_up_steps: int) -> optax.Schedule:
 
 def run(settings: Settings) -> Path:
     """Train, evaluate and draw; returns the run's folder."""
-    if settings.distributed:
-        harness.join_processes()
-    dataset = harness.load(
-        settings.data,
-        likelihood=settings.likelihood,
-        protocol=settings.protocol,
-        data_dir=settings.data_dir,
-    )
-    mesh = harness.make_mesh()
-    harness.check_sizes(settings, dataset, mesh)
+    dataset, mesh = harness.prepare(settings, likelihood=settings.likelihood)
     steps_per_epoch = len(dataset.train.x) // settings.batch_size
     num_steps = settings.num_epochs * steps_per_epoch
     model = build_model(settings, harness.data_shape(dataset))
@@ -159,12 +150,7 @@ def run(settings: Settings) -> Path:
         bound_name=settings.bound,
         num_samples=settings.num_samples,
     )
-
-    def validation_bound(state: TrainingState) -> dict[str, float]:
-        metric = evaluator.measure_bound(state.params, "validation")
-        return {"validation_bound": metric["value"]}
-
-    with harness.open_run("vae", settings, dataset) as folder:
+    with harness.open_run("vae", settings, dataset, algorithm) as folder:
         result = folder.result()
         if result is None:
             state, seconds = harness.train(
@@ -174,16 +160,10 @@ def run(settings: Settings) -> Path:
                 settings,
                 num_steps=num_steps,
                 mesh=mesh,
-                monitor=validation_bound,
+                monitor=lambda state: evaluator.monitor(state.params),
             )
             started = time.perf_counter()
-            metrics = {
-                "train_bound": evaluator.measure_bound(state.params, "train"),
-                "test_bound": evaluator.measure_bound(state.params, "test"),
-                "test_log_likelihood": evaluator.measure_log_likelihood(
-                    state.params, settings.evaluation_samples
-                ),
-            }
+            metrics = evaluator.evaluate(state.params, settings.evaluation_samples)
             evaluator.draw(state.params, folder)
             result = harness.finish_run(
                 folder,
@@ -192,8 +172,7 @@ def run(settings: Settings) -> Path:
                 model="vae" if settings.bound == "elbo" else f"{settings.bound} auto-encoder",
                 metrics=metrics,
                 num_steps=num_steps,
-                seconds=seconds,
-                evaluate_seconds=time.perf_counter() - started,
+                seconds={**seconds._asdict(), "evaluate": time.perf_counter() - started},
             )
         harness.print_result(result, folder.path)
     return folder.path

@@ -4,6 +4,7 @@ The parameters are asymmetric on purpose: a symmetric target hides an error of s
 answers are written down anew, without the library; their gradients are those of `jax.grad`.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ Array = jax.Array
 Params = dict[str, Array]
 
 
+@functools.cache
 def linear_gaussian(*, exact_posterior: bool = False) -> LatentVariableModel:
     """Factor analysis: z ~ N(m, diag t^2), x | z ~ N(W z + b, diag s^2), q(z | x) ~ N(V x + c, .).
 
@@ -43,6 +45,7 @@ def linear_gaussian(*, exact_posterior: bool = False) -> LatentVariableModel:
     return LatentVariableModel(linear_gaussian_params, prior, likelihood, posterior)
 
 
+@functools.cache
 def structured_linear_gaussian() -> LatentVariableModel:
     """The same model with z = (first, {"second": ...}) and x = {"pair": [2], "last": []}."""
 
@@ -134,7 +137,7 @@ def linear_gaussian_elbo(params: Params, x: Array, beta: float = 1.0) -> Array:
 
 
 def linear_gaussian_chi_square(params: Params, x: Array) -> Array:
-    """Variance of w / p(x), w = p(x, z) / q(z | x): the chi-square divergence of p(z | x) from q."""
+    """Variance of w / p(x), w = p(x, z) / q(z | x): the chi-square divergence of p(z | x), q."""
     mean, covariance = linear_gaussian_posterior(params, x)
     q_mean, q_covariance = linear_gaussian_approximate_posterior(params, x)
     precision, q_precision = jnp.linalg.inv(covariance), jnp.linalg.inv(q_covariance)
@@ -167,6 +170,7 @@ def linear_gaussian_expectation(
     return _expectation(bound, log_weights, grid_weights, num_samples)
 
 
+@functools.cache
 def discrete() -> LatentVariableModel:
     """z in {0, 1, 2}, x three binary variables, every distribution from a table of logits."""
 

@@ -24,7 +24,7 @@ def test_contenders_agree_on_the_expected_loss(num_samples):
     for name, losses in draws.items():
         assert losses.shape == (NUM_DRAWS,)
         standard_error = np.sqrt((losses.var() + reference.var()) / NUM_DRAWS)
-        assert standard_error < 0.02  # small against a missing bias or a K that is off by one
+        assert standard_error < 0.025  # small against a missing bias or a K that is off by one
         assert abs(losses.mean() - reference.mean()) < 5 * standard_error, name
         assert losses.std() == pytest.approx(reference.std(), rel=0.2), name
 

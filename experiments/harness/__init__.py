@@ -2,10 +2,9 @@
 
 from experiments.harness.data import Dataset, load
 from experiments.harness.evaluate import map_examples, metric
-from experiments.harness.experiment import check_sizes, data_shape, finish_run, open_run
+from experiments.harness.experiment import data_shape, finish_run, open_run, prepare
 from experiments.harness.latent import Evaluator
 from experiments.harness.loop import train
-from experiments.harness.mesh import join_processes, make_mesh
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
 from experiments.harness.settings import Settings, check_positive, command_line
@@ -16,17 +15,15 @@ __all__ = [
     "Run",
     "Settings",
     "check_positive",
-    "check_sizes",
     "command_line",
     "data_shape",
     "finish_run",
-    "join_processes",
     "load",
     "load_run",
-    "make_mesh",
     "map_examples",
     "metric",
     "open_run",
+    "prepare",
     "print_result",
     "train",
 ]

@@ -45,6 +45,18 @@ class Evaluator:
     bound_name: str
     num_samples: int
 
+    def monitor(self, params: Params) -> dict[str, float]:
+        """What the learning curves show beside the training loss."""
+        return {"validation_bound": self.measure_bound(params, "validation")["value"]}
+
+    def evaluate(self, params: Params, num_samples: int) -> dict[str, Any]:
+        """The `metrics` of result.json: bounds, and log p(x) by so many importance samples."""
+        return {
+            "train_bound": self.measure_bound(params, "train"),
+            "test_bound": self.measure_bound(params, "test"),
+            "test_log_likelihood": self.measure_log_likelihood(params, num_samples),
+        }
+
     def measure_bound(self, params: Params, split: str) -> dict[str, Any]:
         """The bound on the first 10,000 examples of a split, as an entry of `metrics`."""
         examples = getattr(self.dataset, split).x[:_MAX_BOUND_EXAMPLES]

@@ -6,6 +6,7 @@ the discrete one. Estimators with a published mistake must fail the very same te
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import distrax
 import jax
@@ -29,6 +30,9 @@ def between(log_weights: jax.Array) -> jax.Array:
 BOUNDS = {"elbo": bounds.elbo, "iwae": bounds.iwae, "renyi": RENYI, "between": between}
 
 
+draw_log_weights = jax.jit(log_weights, static_argnums=(0, 4))
+
+
 def gaussian() -> tuple:
     return (
         oracles.linear_gaussian(),
@@ -42,54 +46,66 @@ def discrete() -> tuple:
 
 
 def assert_unbiased(
-    objective: Callable,
-    params: dict,
-    x: jax.Array,
-    exact: Callable,
-    *,
-    num_draws: int = 20_000,
-    **scheduled: float,
+    objective: Callable, params: dict, x: Any, exact: tuple[jax.Array, dict], **scheduled: float
 ) -> None:
-    """Value and gradient of -loss have the expectation and gradient of `exact(params, x)`."""
+    """Value and gradient of -loss have the expectation `exact` = (value, gradient)."""
 
     def draw(params, key):
         loss, metrics = objective(params, key, x, **scheduled)
         return -loss, metrics
 
     estimates = jax.jit(jax.vmap(jax.value_and_grad(draw, has_aux=True), (None, 0)))
-    keys = jax.random.split(jax.random.key(1), num_draws)
+    keys = jax.random.split(jax.random.key(1), 60_000)
     (values, _), gradients = estimates(params, keys)
-    value, gradient = jax.jit(jax.value_and_grad(exact))(params, x)
-    assert_mean(values, value, floor=1e-6)
-    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    assert_mean(gradients, gradient, scale=scale, floor=2e-5)
+    assert_mean(values, exact[0], floor=1e-6)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(exact[1]))
+    assert_mean(gradients, exact[1], scale=scale, floor=2e-5)
 
 
-def quadrature(bound: Callable, num_samples: int, **options) -> Callable:
-    return lambda params, x: oracles.linear_gaussian_expectation(
-        bound, params, x, num_samples, **options
-    )
+@functools.cache
+def closed_form_elbo(beta: float = 1.0) -> tuple[jax.Array, dict]:
+    """Value and gradient for the linear-Gaussian model, as the next ones."""
+    _, params, x = gaussian()
+    return jax.jit(jax.value_and_grad(oracles.linear_gaussian_elbo))(params, x, beta)
 
 
-def enumeration(bound: Callable, num_samples: int, **options) -> Callable:
-    return lambda params, x: oracles.discrete_expectation(bound, params, x, num_samples, **options)
+@functools.cache
+def quadrature(bound: Callable, num_samples: int, beta: float = 1.0) -> tuple[jax.Array, dict]:
+    _, params, x = gaussian()
+    expectation = jax.value_and_grad(oracles.linear_gaussian_expectation, 1)
+    return jax.jit(expectation, static_argnums=(0, 3))(bound, params, x, num_samples, beta=beta)
+
+
+@functools.cache
+def enumeration(bound: Callable, num_samples: int, beta: float = 1.0) -> tuple[jax.Array, dict]:
+    _, params, x = discrete()
+    expectation = jax.value_and_grad(oracles.discrete_expectation, 1)
+    return jax.jit(expectation, static_argnums=(0, 3))(bound, params, x, num_samples, beta=beta)
 
 
 def test_pathwise_elbo_against_the_closed_form() -> None:
     model, params, x = gaussian()
-    assert_unbiased(variational(model), params, x, oracles.linear_gaussian_elbo)
+    assert_unbiased(variational(model), params, x, closed_form_elbo())
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "rloo"])
-@pytest.mark.parametrize("name", BOUNDS)
-def test_two_samples_against_quadrature(name: str, estimator: str) -> None:
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        ("pathwise", "iwae"),
+        ("pathwise", "renyi"),
+        ("pathwise", "between"),
+        ("rloo", "elbo"),
+        ("rloo", "iwae"),
+    ],
+)
+def test_two_samples_against_quadrature(estimator: str, name: str) -> None:
     model, params, x = gaussian()
     objective = variational(model, bound=BOUNDS[name], estimator=estimator, num_samples=2)
     assert_unbiased(objective, params, x, quadrature(BOUNDS[name], 2))
 
 
 @pytest.mark.parametrize(
-    ("name", "num_samples"), [("elbo", 2), ("iwae", 2), ("iwae", 4), ("renyi", 3), ("between", 3)]
+    ("name", "num_samples"), [("elbo", 2), ("iwae", 2), ("iwae", 4), ("renyi", 3)]
 )
 def test_score_function_against_enumeration(name: str, num_samples: int) -> None:
     """Over all 3^K tuples of the latent variable."""
@@ -98,14 +114,9 @@ def test_score_function_against_enumeration(name: str, num_samples: int) -> None
     assert_unbiased(objective, params, x, enumeration(BOUNDS[name], num_samples))
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "rloo"])
-def test_analytic_kl_has_the_same_expectation_and_gradient(estimator: str) -> None:
+def test_analytic_kl_has_the_same_expectation_and_gradient() -> None:
     model, params, x = gaussian()
-    objective = variational(model, kl="analytic", estimator=estimator, num_samples=2)
-    assert_unbiased(objective, params, x, oracles.linear_gaussian_elbo)
-
-
-def test_analytic_kl_of_a_discrete_posterior() -> None:
+    assert_unbiased(variational(model, kl="analytic"), params, x, closed_form_elbo())
     model, params, x = discrete()
     objective = variational(model, kl="analytic", estimator="rloo", num_samples=2)
     assert_unbiased(objective, params, x, enumeration(bounds.elbo, 2))
@@ -114,31 +125,30 @@ def test_analytic_kl_of_a_discrete_posterior() -> None:
 def test_analytic_kl_is_the_divergence_of_q_from_the_prior_in_every_draw() -> None:
     model, params, x = gaussian()
     _, metrics = jax.jit(variational(model, kl="analytic"))(params, jax.random.key(0), x)
-    exact = oracles.linear_gaussian_elbo(params, x, 0) - oracles.linear_gaussian_elbo(params, x, 1)
+    exact = closed_form_elbo(0.0)[0] - closed_form_elbo(1.0)[0]
     np.testing.assert_allclose(metrics["kl_divergence"], exact)
 
 
 @pytest.mark.parametrize("kl", ["monte_carlo", "analytic"])
 def test_beta_weighs_the_kl_of_the_elbo(kl: str) -> None:
     model, params, x = gaussian()
-    exact = functools.partial(oracles.linear_gaussian_elbo, beta=0.3)
-    assert_unbiased(variational(model, kl=kl), params, x, exact, beta=0.3)
+    assert_unbiased(variational(model, kl=kl), params, x, closed_form_elbo(0.3), beta=0.3)
 
 
 def test_beta_weighs_both_parts_of_the_log_weights() -> None:
     model, params, x = gaussian()
     objective = variational(model, bound=bounds.iwae, num_samples=2)
-    assert_unbiased(objective, params, x, quadrature(bounds.iwae, 2, beta=0.3), beta=0.3)
+    assert_unbiased(objective, params, x, quadrature(bounds.iwae, 2, 0.3), beta=0.3)
     model, params, x = discrete()
     objective = variational(model, bound=bounds.iwae, estimator="rloo", num_samples=3)
-    assert_unbiased(objective, params, x, enumeration(bounds.iwae, 3, beta=0.3), beta=0.3)
+    assert_unbiased(objective, params, x, enumeration(bounds.iwae, 3, 0.3), beta=0.3)
 
 
 def test_the_reported_bound_is_that_of_beta_one() -> None:
     model, params, x = gaussian()
     objective = jax.jit(variational(model, bound=bounds.iwae, num_samples=4))
     key = jax.random.key(0)
-    weights = log_weights(model, params, jax.random.clone(key), x, 4)
+    weights = draw_log_weights(model, params, jax.random.clone(key), x, 4)
     for beta in (0.0, 0.3, 1.0):
         _, metrics = objective(params, jax.random.clone(key), x, beta=beta)
         np.testing.assert_allclose(metrics["bound"], bounds.iwae(weights))
@@ -150,7 +160,9 @@ def test_the_value_is_the_bound_of_the_log_weights(estimator: str) -> None:
     model, params, x = gaussian()
     objective = variational(model, bound=RENYI, estimator=estimator, num_samples=4)
     key = jax.random.key(0)
-    samples = importance_samples(model, params, jax.random.clone(key), x, 4)
+    samples = jax.jit(importance_samples, static_argnums=(0, 4))(
+        model, params, jax.random.clone(key), x, 4
+    )
     loss, metrics = jax.jit(objective)(params, key, x)
     np.testing.assert_allclose(-loss, RENYI(samples.log_weights))
     kl = samples.log_posterior - samples.log_prior
@@ -164,41 +176,33 @@ def test_with_the_exact_posterior_value_and_gradient_have_no_variance(estimator:
     """log w = log p(x) at every z and every parameter, and so are their derivatives."""
     model = oracles.linear_gaussian(exact_posterior=True)
     _, params, x = gaussian()
-    exact = jax.jit(jax.value_and_grad(oracles.linear_gaussian_log_marginal))(params, x)
+    value, gradient = jax.jit(jax.value_and_grad(oracles.linear_gaussian_log_marginal))(params, x)
+    objectives = [
+        variational(model, bound=bound, estimator=estimator, num_samples=3)
+        for bound in (bounds.elbo, bounds.iwae)
+    ]
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def draws(params, key):
-        def bounds_of(params):
-            return jnp.stack(
-                [
-                    -variational(model, bound=bound, estimator=estimator, num_samples=3)(
-                        params, jax.random.clone(key), x
-                    )[0]
-                    for bound in (bounds.elbo, bounds.iwae)
-                ]
-            )
+        def values(params):
+            losses = [loss(params, jax.random.clone(key), x)[0] for loss in objectives]
+            return -jnp.stack(losses)
 
-        return bounds_of(params), jax.jacrev(bounds_of)(params)
+        return values(params), jax.jacrev(values)(params)
 
     values, gradients = draws(params, jax.random.split(jax.random.key(0), 20))
-    np.testing.assert_allclose(values, exact[0], rtol=1e-10)
-    for name, gradient in gradients.items():
-        np.testing.assert_allclose(
-            gradient, np.broadcast_to(exact[1][name], gradient.shape), atol=1e-8, err_msg=name
-        )
+    np.testing.assert_allclose(values, np.full_like(values, value), rtol=1e-10)
+    for name, ours in gradients.items():
+        exact = np.broadcast_to(gradient[name], ours.shape)
+        np.testing.assert_allclose(ours, exact, atol=1e-8, err_msg=name)
 
 
-def test_a_pytree_of_latent_and_observed_variables() -> None:
+@pytest.mark.parametrize("options", [{}, {"estimator": "rloo", "num_samples": 2}])
+def test_a_pytree_of_latent_and_observed_variables(options: dict) -> None:
     _, params, _ = gaussian()
     model, x = oracles.structured_linear_gaussian(), oracles.structured_x()
-    for options in ({}, {"estimator": "rloo", "num_samples": 2}):
-        assert_unbiased(
-            variational(model, **options),
-            params,
-            x,
-            lambda params, x: oracles.linear_gaussian_elbo(params, oracles.linear_gaussian_x()),
-        )
+    assert_unbiased(variational(model, **options), params, x, closed_form_elbo())
 
 
 # Mistakes that others have published. Each test below passes for the estimator without it.
@@ -270,8 +274,14 @@ def test_the_score_function_written_out_is_ours() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-12), first[1], second[1])
 
 
-@pytest.mark.parametrize("name", ["elbo", "iwae"])
-@pytest.mark.parametrize("mistake", [{"stop_signal": False}, {"own_sample": True}])
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("elbo", {"own_sample": True}),
+        ("iwae", {"own_sample": True}),
+        ("iwae", {"stop_signal": False}),
+    ],
+)
 def test_a_mistaken_score_function_is_rejected(name: str, mistake: dict) -> None:
     """A signal that is differentiated; a baseline that depends on the sample it is there for."""
     _, params, x = discrete()
@@ -295,8 +305,10 @@ def test_rloo_needs_the_log_prob_of_the_posterior() -> None:
 
     plain, params, x = gaussian()
     model = plain._replace(posterior=lambda params, x: SampleOnly(plain.posterior(params, x)))
-    loss, _ = variational(model)(params, jax.random.key(0), x)
-    np.testing.assert_allclose(loss, variational(plain)(params, jax.random.key(0), x)[0])
+    first, second = (
+        jax.jit(variational(of))(params, jax.random.key(0), x)[0] for of in (model, plain)
+    )
+    np.testing.assert_allclose(first, second)
     with pytest.raises(TypeError, match='estimator="pathwise"'):
         variational(model, estimator="rloo", num_samples=2)(params, jax.random.key(0), x)
 
@@ -324,7 +336,7 @@ def test_an_analytic_kl_that_is_not_known_is_refused() -> None:
             distrax.Laplace(params["prior_loc"], jnp.exp(params["prior_log_scale"])), 1
         )
     )
-    variational(model)(params, jax.random.key(0), x)
+    jax.eval_shape(variational(model), params, jax.random.key(0), x)
     with pytest.raises(TypeError, match="Monte Carlo"):
         variational(model, kl="analytic")(params, jax.random.key(0), x)
 
