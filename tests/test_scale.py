@@ -12,9 +12,9 @@ from experiments.harness import load_run
 from tests import programs
 
 SETTINGS = {
-    "num_epochs": 20,
+    "num_epochs": 7,
     "hidden": (16,),
-    "latent_dim": 2,
+    "latent_dim": 3,
     "evaluation_samples": 10,
     "learning_rate_schedule": "constant",
 }
@@ -63,8 +63,8 @@ def test_the_command_runs_as_two_processes(tmp_path):
     assert "run folder:" in first and "run folder:" not in second
     result = json.loads((together / "result.json").read_text())
     assert "2 devices" in result["device"]
-    records = [json.loads(line) for line in (together / "metrics.jsonl").open()]
-    assert [record["step"] for record in records] == [100, 200, 280]
+    (record,) = map(json.loads, (together / "metrics.jsonl").read_text().splitlines())
+    assert record["step"] == result["steps"] == 98
 
     alone = vae.run(vae.Settings(out=str(tmp_path / "alone"), **SETTINGS))
     # In float32 and with Adam a different order of summation grows from the last bit.

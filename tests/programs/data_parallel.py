@@ -14,8 +14,14 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from experiments import harness
-from experiments.harness.mesh import place, replicated, sharded, to_host
+from experiments.harness.mesh import (
+    join_processes,
+    make_mesh,
+    place,
+    replicated,
+    sharded,
+    to_host,
+)
 from genjax_models import learning
 from genjax_models.models import latent
 from genjax_models.training import gradient_descent
@@ -65,8 +71,8 @@ def largest_difference(left: Any, right: Any) -> float:
 
 def main() -> None:
     if "--distributed" in sys.argv:
-        harness.join_processes()
-    everywhere = harness.make_mesh()
+        join_processes()
+    everywhere = make_mesh()
     alone = jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.local_devices()[:1])
     initial, many, hlo = train(everywhere)
     _, one, _ = train(alone)
