@@ -30,7 +30,9 @@ def test_contenders_agree_on_the_expected_loss(num_samples):
 
 
 def test_contenders_train():
-    for contender in contenders(5, SIZES):
+    competing = contenders(20, SIZES)
+    assert competing[1].name == "genjax_models, microbatches of 50"
+    for contender in competing:
         contender.run(3)
 
 

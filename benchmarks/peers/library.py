@@ -34,13 +34,24 @@ def model_and_params(sizes: Sizes, encoder: Layers, decoder: Layers) -> tuple[An
 
 
 def contender(
-    sizes: Sizes, num_samples: int, encoder: Layers, decoder: Layers, batch: np.ndarray
+    sizes: Sizes,
+    num_samples: int,
+    encoder: Layers,
+    decoder: Layers,
+    batch: np.ndarray,
+    *,
+    microbatch_size: int | None = None,
 ) -> Contender:
     """The library's VAE (K = 1) or IWAE (K > 1)."""
     model, params = model_and_params(sizes, encoder, decoder)
     bound = bounds.elbo if num_samples == 1 else bounds.iwae
     objective = variational(model, bound=bound, estimator="pathwise", num_samples=num_samples)
-    algorithm = gradient_descent(objective, optax.adam(LEARNING_RATE), lambda key: params)
+    algorithm = gradient_descent(
+        objective,
+        optax.adam(LEARNING_RATE),
+        lambda key: params,
+        microbatch_size=microbatch_size,
+    )
     x = jnp.asarray(batch)
 
     def mean_loss(key: jax.Array) -> jax.Array:
@@ -48,10 +59,12 @@ def contender(
         losses, _ = jax.vmap(lambda key, x: objective(params, key, x))(keys, x)
         return jnp.mean(losses)
 
-    # A copy, since the step eats its state.
-    state = jax.tree.map(jnp.copy, algorithm.init(jax.random.key(0)))
+    name = "genjax_models"
+    if microbatch_size is not None:
+        name += f", microbatches of {microbatch_size}"
+    state = algorithm.init(jax.random.key(0))
     step = jax.jit(algorithm.step, donate_argnums=0)
-    return Contender("genjax_models", repeat_step(step, state, x), draw_losses(mean_loss))
+    return Contender(name, repeat_step(step, state, x), draw_losses(mean_loss))
 
 
 def _as_flax(layers: Layers) -> dict[str, Any]:

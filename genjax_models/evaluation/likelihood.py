@@ -73,14 +73,15 @@ def log_likelihood(
         # The last chunk may reach beyond K; a weight of zero leaves every sum as it is.
         return jnp.where(index < num_samples, value, -jnp.inf)
 
-    def add_chunk(log_sums: Array, start: Array) -> tuple[Array, None]:
-        chunk_weights = jax.vmap(log_weight)(start + jnp.arange(chunk_size))
+    def add_chunk(index: Array, log_sums: Array) -> Array:
+        chunk_weights = jax.vmap(log_weight)(index * chunk_size + jnp.arange(chunk_size))
         chunk = jnp.stack([logsumexp(chunk_weights), logsumexp(2 * chunk_weights)])
-        return jnp.logaddexp(log_sums, chunk), None
+        return jnp.logaddexp(log_sums, chunk)
 
     dtype = jax.eval_shape(log_weight, jnp.arange(1)[0]).dtype
-    starts = jnp.arange(0, num_samples, chunk_size)
-    (log_sum, log_sum_of_squares), _ = jax.lax.scan(add_chunk, jnp.full(2, -jnp.inf, dtype), starts)
+    num_chunks = -(-num_samples // chunk_size)
+    nothing = jnp.full(2, -jnp.inf, dtype)
+    log_sum, log_sum_of_squares = jax.lax.fori_loop(0, num_chunks, add_chunk, nothing)
     effective_sample_size = jnp.exp(2 * log_sum - log_sum_of_squares)
     # Variance of w over mean^2 is K / ESS - 1, with K / (K - 1) for the sample variance.
     relative_variance = jnp.maximum(num_samples / effective_sample_size - 1, 0)

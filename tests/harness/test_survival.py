@@ -1,0 +1,243 @@
+"""Real runs, killed at random times and resumed: they end as if nothing had happened."""
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import harness, vae
+from experiments.harness import checkpoints
+from experiments.harness.checkpoints import CheckpointError
+from experiments.harness.run import load_config
+from tests import programs
+
+# 28 dispatches of about a hundredth of a second each; every one ends with a checkpoint.
+SETTINGS = {
+    "num_epochs": 200,
+    "hidden": (16,),
+    "latent_dim": 2,
+    "evaluation_samples": 10,
+    "checkpoint_seconds": 0.0,
+}
+NUM_STEPS = 2800
+
+
+class Command(NamedTuple):
+    """How the runs of this module are started."""
+
+    cache: Path
+
+    def start(self, out: Path, *more: str) -> subprocess.Popen[str]:
+        options = [
+            f"--{name.replace('_', '-')}={value[0] if isinstance(value, tuple) else value}"
+            for name, value in SETTINGS.items()
+        ]
+        return programs.start(
+            *("-m", "experiments.vae", "--out", out, *options, *more),
+            JAX_COMPILATION_CACHE_DIR=self.cache,
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        )
+
+
+class Finished(NamedTuple):
+    """A run that was never killed, and what it printed."""
+
+    path: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> Command:
+    """The first run compiles; those after it read what it compiled."""
+    return Command(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, command) -> Finished:
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    return Finished(path, programs.finish(command.start(path)))
+
+
+def settings_of(out: Path, **changed: Any) -> vae.Settings:
+    return vae.Settings(**SETTINGS | {"out": str(out), "resume": True} | changed)
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """The records without what the clock says; a line that is none is an error."""
+    text = (folder / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    return [
+        {name: value for name, value in json.loads(line).items() if "seconds" not in name}
+        for line in text.splitlines()
+    ]
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text()) | {"seconds": None}
+
+
+def last_state(folder: Path) -> Any:
+    """Everything in the last checkpoint, the optimizer's moments included."""
+    config = load_config(folder)
+    settings = settings_of(folder)
+    model = vae.build_model(settings, config["data"])
+    algorithm = vae.build_algorithm(settings, model, steps_per_epoch=14)
+    like = jax.eval_shape(algorithm.init, jax.random.key(0))
+    step = checkpoints.latest_step(folder / "checkpoints")
+    return checkpoints.restore(folder / "checkpoints", step, like)
+
+
+def assert_identical(left: Any, right: Any) -> None:
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def assert_ended_alike(left: Path, right: Path) -> None:
+    """Fails unless all that two runs left behind is the same, but for what the clock says."""
+    assert_identical(last_state(left), last_state(right))
+    assert_identical(harness.load_run(left).params, harness.load_run(right).params)
+    assert records_of(left) == records_of(right)
+    assert result_of(left) == result_of(right)
+    pictures = sorted(path.name for path in left.glob("*.png"))
+    assert pictures == sorted(path.name for path in right.glob("*.png"))
+    for name in pictures:
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    load_config(folder)
+    if (folder / "metrics.jsonl").exists():
+        *lines, cut_short = (folder / "metrics.jsonl").read_text().split("\n")
+        assert cut_short == "" or cut_short.startswith('{"step"')
+        steps = [json.loads(line)["step"] for line in lines]
+        assert steps == sorted(set(steps))
+    if checkpoints.latest_step(folder / "checkpoints") is not None:
+        last_state(folder)  # verifies the digests of its files
+
+
+def last_step(folder: Path) -> int:
+    return checkpoints.latest_step(folder / "checkpoints") or 0
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path, command, whole):
+    path, times = tmp_path / "run", random.Random(0)
+
+    def killed_after(has_come: Any, seconds: float) -> None:
+        """Starts or resumes the run, and kills it so many seconds after something came."""
+        resume = ["--resume"] if path.exists() else []
+        process = command.start(path, *resume)
+        try:
+            while not has_come() and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(seconds)
+        finally:
+            kill(process)
+        assert_nothing_half_written(path)
+
+    # Before the first checkpoint: the next one begins at step 0 in the same folder.
+    killed_after((path / "config.json").exists, 0.0)
+    assert last_step(path) == 0
+    # While it trains and saves, each time later on.
+    for fraction in (0.05, 0.3, 0.6):
+        reached = fraction * NUM_STEPS
+        killed_after(lambda goal=reached: last_step(path) > goal, times.uniform(0, 0.3))
+        assert last_step(path) > reached
+    # While it measures and draws.
+    killed_after(lambda: last_step(path) == NUM_STEPS, times.uniform(0, 2))
+    programs.finish(command.start(path, "--resume"))
+    assert_ended_alike(path, whole.path)
+    assert [record["step"] for record in records_of(path)] == [*range(100, NUM_STEPS + 1, 100)]
+
+
+def test_resuming_a_finished_run_changes_nothing_and_prints_the_result_again(command, whole):
+    before = digests(whole.path)
+    output = programs.finish(command.start(whole.path, "--resume"))
+    assert digests(whole.path) == before
+    table = whole.output[whole.output.index("vae on digits") :]
+    assert output.strip().endswith(table.strip())
+
+
+def test_a_run_that_left_only_its_config_and_some_records_begins_again(tmp_path, whole):
+    path = tmp_path / "run"
+    path.mkdir()
+    shutil.copy(whole.path / "config.json", path)
+    lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    # In this process, with a compilation of its own: another place to be bit-identical in.
+    with jax.default_device(jax.devices("cpu")[0]):
+        vae.run(settings_of(path))
+    assert_ended_alike(path, whole.path)
+
+
+def test_resuming_with_other_settings_is_refused_by_their_names(whole):
+    before = digests(whole.path)
+    with pytest.raises(ValueError, match="was started differently") as refused:
+        vae.run(settings_of(whole.path, seed=1, hidden=(16, 3)))
+    reason = str(refused.value)
+    assert "seed: 0 then, 1 now" in reason
+    assert "hidden: [16] then, [16, 3] now" in reason
+    assert len(reason.splitlines()) == 3
+    assert digests(whole.path) == before
+
+
+def test_resuming_with_other_data_under_the_same_name_is_refused(tmp_path):
+    generator, data = np.random.default_rng(0), tmp_path / "x.npy"
+    np.save(data, generator.integers(0, 2, (40, 4)))
+    small = {"data": str(data), "batch_size": 8, "num_epochs": 1, "hidden": (3,)}
+    settings = settings_of(tmp_path / "run", resume=False, **small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with contextlib.suppress(KeyboardInterrupt):
+            vae.run(settings)
+    before = digests(tmp_path / "run")
+    assert before
+    np.save(data, generator.integers(0, 2, (40, 4)))
+    with pytest.raises(ValueError, match=r"--resume: .*started differently:\n  data.train_sha256"):
+        vae.run(settings_of(tmp_path / "run", **small))
+    assert digests(tmp_path / "run") == before
+
+
+def test_the_folder_of_another_run_is_refused(whole):
+    before = digests(whole.path)
+    with pytest.raises(ValueError, match="--out: .* holds another run; use --resume or another"):
+        vae.run(settings_of(whole.path, resume=False))
+    assert digests(whole.path) == before
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(tmp_path, whole):
+    path = tmp_path / "run"
+    shutil.copytree(whole.path, path)
+    (path / "result.json").unlink()
+    folder = path / "checkpoints" / str(NUM_STEPS)
+    file = max(folder.rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    before = digests(path)
+    for use in (lambda: vae.run(settings_of(path)), lambda: harness.load_run(path)):
+        with pytest.raises(CheckpointError, match=f"corrupt checkpoint of step 2800: {file} has ch"):
+            use()
+    assert digests(path) == before
