@@ -55,6 +55,8 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Run the benchmark and print its report."""
+    if settings.rounds < 6:
+        raise ValueError(f"rounds must be at least 6 for a 95 % interval, got {settings.rounds}")
     # Compile times are of real compilations.
     jax.config.update("jax_enable_compilation_cache", False)
     report = [_machine()]

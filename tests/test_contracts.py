@@ -72,22 +72,26 @@ def case(name: str) -> Case:
 
 @functools.cache
 def everything(name: str) -> Callable:
-    """All that is random of one model, as a function (params, key, x) of one example."""
+    """All that is done with one model, as a function (params, key, x) of one example."""
     model, _, _, estimator = case(name)
+    objective = variational(model, estimator=estimator, num_samples=2)
 
     def run(params, key, x):
-        keys = jax.random.split(key, 6)
-        loss, metrics = variational(model, estimator=estimator, num_samples=2)(params, keys[0], x)
+        keys = jax.random.split(key, 7)
+        (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params, keys[0], x)
+        drawn = sample(model, params, keys[2])
         return {
             "loss": loss,
             "metrics": metrics,
+            "gradient": gradient,
             "importance_samples": importance_samples(model, params, keys[1], x, 2),
             "log_likelihood": log_likelihood(
-                model, params, keys[2], x, num_samples=3, chunk_size=2
+                model, params, keys[3], x, num_samples=3, chunk_size=2
             ),
-            "sample": sample(model, params, keys[3]),
+            "sample": drawn,
             "mean": sample(model, params, keys[4], mean=True),
             "reconstruction": reconstruct(model, params, keys[5], x),
+            "log_prob": importance_samples(model, params, keys[6], drawn, 2).log_weights,
         }
 
     return run
@@ -107,129 +111,134 @@ def example(name: str, index: int = 0) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], case(name).xs)
 
 
+def stack(trees: list) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+@functools.cache
+def results(name: str, num_keys: int = 20) -> Any:
+    """Of many keys and the three examples in turn, [num_keys, ...]."""
+    run = compiled(name)
+    return stack(
+        [
+            run(params_of(name), jax.random.key(seed), example(name, seed % 3))
+            for seed in range(num_keys)
+        ]
+    )
+
+
 def assert_close(first: Any, second: Any) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), first, second)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_jit_is_no_jit(name: str) -> None:
-    arguments = params_of(name), jax.random.key(1), example(name)
     with jax.disable_jit():
-        eager = everything(name)(*arguments)
-    assert_close(compiled(name)(*arguments), eager)
+        eager = everything(name)(params_of(name), jax.random.key(0), example(name))
+    assert_close(eager, jax.tree.map(lambda leaf: leaf[0], results(name)))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_vmap_is_a_loop(name: str) -> None:
-    params, keys = params_of(name), jax.random.split(jax.random.key(1), 3)
-    batch = jax.jit(jax.vmap(everything(name), (None, 0, 0)))(params, keys, case(name).xs)
-    loop = [compiled(name)(params, keys[index], example(name, index)) for index in range(3)]
-    assert_close(batch, jax.tree.map(lambda *leaves: np.stack(leaves), *loop))
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    run = jax.jit(jax.vmap(everything(name), (None, 0, 0)))
+    batch = run(params_of(name), keys, case(name).xs)
+    assert_close(batch, jax.tree.map(lambda leaf: leaf[:3], results(name)))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_key_decides_and_is_used_once(name: str) -> None:
     """The checker that the suite runs under finds any key that is used twice within."""
     assert jax.config.jax_debug_key_reuse
-    params, x, key = params_of(name), example(name), jax.random.key(1)
-    first = compiled(name)(params, jax.random.clone(key), x)
-    jax.tree.map(
-        np.testing.assert_array_equal, first, compiled(name)(params, jax.random.clone(key), x)
-    )
-    others = [compiled(name)(params, jax.random.key(seed), x) for seed in range(2, 8)]
-    differs = jax.tree.map(
-        lambda leaf, *rest: any((leaf != other).any() for other in rest), first, *others
-    )
-    # The KL of two fixed categoricals apart, everything moves with the key.
-    assert all(jax.tree.leaves(differs))
-    compiled(name)(params, key, x)
+    params, x, run, key = params_of(name), example(name), compiled(name), jax.random.key(0)
+    first = run(params, key, x)
     with pytest.raises(jax.errors.KeyReuseError):
-        compiled(name)(params, key, x)
+        run(params, key, x)
+    assert_close(first, jax.tree.map(lambda leaf: leaf[0], results(name)))
+    # Every third key had the same example: nothing may come out the same for all of them.
+    for path, leaf in jax.tree.leaves_with_path(results(name)):
+        assert (leaf[0] != leaf[3::3]).any(), path
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
-    model, xs, _, estimator = case(name)
-    objective = variational(model, estimator=estimator, num_samples=2)
-    params = params_of(name)
-
-    @jax.jit
-    def gradient(params, keys, xs):
-        losses = lambda params: jax.vmap(objective, (None, 0, 0))(params, keys, xs)[0]  # noqa: E731
-        return jax.grad(lambda params: jnp.mean(losses(params)))(params)
-
-    for path, leaf in jax.tree.leaves_with_path(
-        gradient(params, jax.random.split(jax.random.key(1), 3), xs)
-    ):
+    for path, leaf in jax.tree.leaves_with_path(results(name)["gradient"]):
         assert np.isfinite(leaf).all(), path
         assert np.any(leaf != 0), path
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_samples_are_like_examples_and_in_the_support(name: str) -> None:
-    model, xs, supports, _ = case(name)
-    params = params_of(name)
-
-    @jax.jit
-    @jax.vmap
-    def draw(key):
-        z_key, x_key = jax.random.split(key)
-        z = model.prior(params).sample(seed=z_key)
-        likelihood = model.likelihood(params, z)
-        x = likelihood.sample(seed=x_key)
-        return x, likelihood.log_prob(x), model.posterior(params, x).log_prob(z)
-
-    samples, *log_probs = draw(jax.random.split(jax.random.key(1), 50))
-    for leaf in jax.tree.leaves(log_probs):
-        assert leaf.shape == (50,)
-        assert np.isfinite(leaf).all()
-    assert jax.tree.structure(samples) == jax.tree.structure(xs)
-    for leaf, like in zip(jax.tree.leaves(samples), jax.tree.leaves(xs), strict=True):
-        assert leaf.shape[1:] == like.shape[1:]
-        assert supports(np.asarray(leaf)).all()
-        assert len(np.unique(leaf)) > 1
+    _, xs, supports, _ = case(name)
+    for part in ("sample", "reconstruction", "mean"):
+        samples = results(name)[part]
+        assert jax.tree.structure(samples) == jax.tree.structure(xs)
+        for leaf, like in zip(jax.tree.leaves(samples), jax.tree.leaves(xs), strict=True):
+            assert leaf.shape[1:] == like.shape[1:]
+            assert part == "mean" or supports(leaf).all()
+            assert len(np.unique(leaf)) > 1
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_distributions_cross_jit_and_vmap(name: str) -> None:
-    """They are pytrees: flattened on the way out, put together again on the way in."""
+def test_log_probabilities_are_finite(name: str) -> None:
+    """Of the examples, and of the model's own samples."""
+    for part in ("loss", "log_prob", "log_likelihood", "importance_samples"):
+        for path, leaf in jax.tree.leaves_with_path(results(name)[part]):
+            assert np.isfinite(leaf).all(), (part, path)
+
+
+OURS = [name for name in MODELS if name.startswith("vae")]
+
+
+@pytest.mark.usefixtures("strict_ranks")
+@pytest.mark.parametrize("name", OURS)
+def test_nothing_is_broadcast_in_silence(name: str) -> None:
+    jax.eval_shape(
+        lambda *a: everything(name)(*a), params_of(name), jax.random.key(0), example(name)
+    )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_distributions_cross_jit_and_vmap(name: str) -> None:
+    """They are pytrees: taken apart on the way out, put together again on the way in."""
     model, xs, _, _ = case(name)
-    params = params_of(name)
-    posteriors = jax.jit(jax.vmap(model.posterior, (None, 0)))(params, xs)
-    zs = jax.jit(jax.vmap(lambda q, key: q.sample(seed=key)))(
-        posteriors, jax.random.split(jax.random.key(1), 3)
-    )
-    likelihoods = jax.jit(jax.vmap(model.likelihood, (None, 0)))(params, zs)
-    crossed = jax.jit(jax.vmap(lambda q, p, z, x: (q.log_prob(z), p.log_prob(x))))(
-        posteriors, likelihoods, zs, xs
-    )
-    within = jax.jit(
-        jax.vmap(
-            lambda z, x: (
-                model.posterior(params, x).log_prob(z),
-                model.likelihood(params, z).log_prob(x),
-            )
-        )
-    )(zs, xs)
-    assert_close(crossed, within)
+    params, zs = params_of(name), jnp.arange(6.0).reshape(3, 2)
+
+    @jax.jit
+    @jax.vmap
+    def make(z, x):
+        posterior, likelihood = model.posterior(params, x), model.likelihood(params, z)
+        log_probs = posterior.log_prob(z), likelihood.log_prob(x)
+        return posterior, likelihood, log_probs, likelihood.mean()
+
+    @jax.jit
+    @jax.vmap
+    def use(posterior, likelihood, z, x):
+        log_probs = posterior.log_prob(z), likelihood.log_prob(x)
+        return log_probs, likelihood.mean()
+
+    posteriors, likelihoods, *within = make(zs, xs)
+    assert_close(use(posteriors, likelihoods, zs, xs), tuple(within))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_init_is_a_function_of_its_key(name: str) -> None:
-    init, key = case(name).model.init, jax.random.key(7)
-    first, again, other = init(jax.random.clone(key)), init(key), init(jax.random.key(8))
+    init = case(name).model.init
+    first, again, other = (init(jax.random.key(seed)) for seed in (7, 7, 8))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    if "by hand" not in name and "pytrees" not in name:
-        assert any(
-            np.any(a != b)
-            for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
-        )
-    leaves, structure = jax.tree.flatten(first)
+    if name in OURS:
+        pairs = zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
+        assert any(np.any(a != b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_params_survive_flatten_and_unflatten(name: str) -> None:
+    leaves, structure = jax.tree.flatten(params_of(name))
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
     assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
     rebuilt = jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves])
     assert jax.tree.structure(rebuilt) == structure
-    x = example(name)
     assert_close(
-        compiled(name)(rebuilt, jax.random.key(1), x), compiled(name)(first, jax.random.key(1), x)
+        compiled(name)(rebuilt, jax.random.key(0), example(name)),
+        jax.tree.map(lambda leaf: leaf[0], results(name)),
     )

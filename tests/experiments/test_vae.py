@@ -191,7 +191,7 @@ def test_the_loaded_model_of_the_users_own_data_draws_its_levels(own_data):
 
 def test_the_stages_of_the_learning_rate_are_those_of_burda():
     steps_per_epoch = 11
-    schedule = vae.learning_rate(Settings(num_epochs=3280, learning_rate=1e-3), 3280 * steps_per_epoch)
+    schedule = vae.learning_rate(Settings(learning_rate=1e-3), 3280 * steps_per_epoch)
     epoch = 0
     for stage in range(8):
         first, epoch = epoch, epoch + 3**stage

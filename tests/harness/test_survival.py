@@ -1,12 +1,12 @@
 """Real runs, killed at random times and resumed: they end as if nothing had happened."""
 
-import contextlib
 import hashlib
 import json
 import random
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,10 @@ SETTINGS = {
     "checkpoint_seconds": 0.0,
 }
 NUM_STEPS = 2800
+
+
+class KilledError(Exception):
+    """Stands for a kill, where there need be none."""
 
 
 class Command(NamedTuple):
@@ -137,24 +141,19 @@ def last_step(folder: Path) -> int:
     return checkpoints.latest_step(folder / "checkpoints") or 0
 
 
-def kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
 def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path, command, whole):
     path, times = tmp_path / "run", random.Random(0)
 
-    def killed_after(has_come: Any, seconds: float) -> None:
+    def killed_after(has_come: Callable[[], bool], seconds: float) -> None:
         """Starts or resumes the run, and kills it so many seconds after something came."""
-        resume = ["--resume"] if path.exists() else []
-        process = command.start(path, *resume)
+        process = command.start(path, *["--resume"] if path.exists() else [])
         try:
             while not has_come() and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(seconds)
         finally:
-            kill(process)
+            process.kill()
+            process.communicate()
         assert_nothing_half_written(path)
 
     # Before the first checkpoint: the next one begins at step 0 in the same folder.
@@ -180,15 +179,13 @@ def test_resuming_a_finished_run_changes_nothing_and_prints_the_result_again(com
     assert output.strip().endswith(table.strip())
 
 
-def test_a_run_that_left_only_its_config_and_some_records_begins_again(tmp_path, whole):
+def test_a_run_that_left_only_its_config_and_some_records_begins_again(tmp_path, command, whole):
     path = tmp_path / "run"
     path.mkdir()
     shutil.copy(whole.path / "config.json", path)
     lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
     (path / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
-    # In this process, with a compilation of its own: another place to be bit-identical in.
-    with jax.default_device(jax.devices("cpu")[0]):
-        vae.run(settings_of(path))
+    programs.finish(command.start(path, "--resume"))
     assert_ended_alike(path, whole.path)
 
 
@@ -203,15 +200,17 @@ def test_resuming_with_other_settings_is_refused_by_their_names(whole):
     assert digests(whole.path) == before
 
 
-def test_resuming_with_other_data_under_the_same_name_is_refused(tmp_path):
+def test_resuming_with_other_data_under_the_same_name_is_refused(tmp_path, monkeypatch):
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
     generator, data = np.random.default_rng(0), tmp_path / "x.npy"
     np.save(data, generator.integers(0, 2, (40, 4)))
     small = {"data": str(data), "batch_size": 8, "num_epochs": 1, "hidden": (3,)}
     settings = settings_of(tmp_path / "run", resume=False, **small)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with contextlib.suppress(KeyboardInterrupt):
-            vae.run(settings)
+    monkeypatch.setattr(harness, "train", killed)
+    with pytest.raises(KilledError):
+        vae.run(settings)
     before = digests(tmp_path / "run")
     assert before
     np.save(data, generator.integers(0, 2, (40, 4)))
@@ -222,7 +221,7 @@ def test_resuming_with_other_data_under_the_same_name_is_refused(tmp_path):
 
 def test_the_folder_of_another_run_is_refused(whole):
     before = digests(whole.path)
-    with pytest.raises(ValueError, match="--out: .* holds another run; use --resume or another"):
+    with pytest.raises(ValueError, match=r"--out: .* holds another run; use --resume"):
         vae.run(settings_of(whole.path, resume=False))
     assert digests(whole.path) == before
 
@@ -238,6 +237,6 @@ def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(tmp
     file.write_bytes(content)
     before = digests(path)
     for use in (lambda: vae.run(settings_of(path)), lambda: harness.load_run(path)):
-        with pytest.raises(CheckpointError, match=f"corrupt checkpoint of step 2800: {file} has ch"):
+        with pytest.raises(CheckpointError, match=f"corrupt .* step 2800: {file} has"):
             use()
     assert digests(path) == before

@@ -59,7 +59,7 @@ def train(mesh: Mesh) -> tuple[Any, Any, str]:
 
 def collectives(hlo: str) -> list[tuple[str, list[str]]]:
     """The name and the types of every operation through which devices speak to each other."""
-    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
+    names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-[a-z]+"
     found = re.findall(rf"= (.*) ({names})(?:-start)?\(", hlo)
     return [(name, re.findall(r"\w+\[[\d,]*\]", types)) for types, name in found]
 
