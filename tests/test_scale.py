@@ -11,6 +11,8 @@ from experiments import vae
 from experiments.harness import load_run
 from tests import programs
 
+# Halves the time to compile, and leaves the program that is compiled as it is.
+FAST_COMPILE = "--xla_backend_optimization_level=0"
 SETTINGS = {
     "num_epochs": 7,
     "hidden": (16,),
@@ -37,14 +39,16 @@ def test_eight_devices_train_as_one_does():
         "-m",
         "tests.programs.data_parallel",
         JAX_ENABLE_X64="1",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=f"{FAST_COMPILE} --xla_force_host_platform_device_count=8",
     )
     assert_data_parallel(json.loads(output), 8)
 
 
 def test_two_processes_train_as_one_does():
     outputs = programs.run_two(
-        "-m", "tests.programs.data_parallel", "--distributed", JAX_ENABLE_X64="1"
+        *("-m", "tests.programs.data_parallel", "--distributed"),
+        JAX_ENABLE_X64="1",
+        XLA_FLAGS=FAST_COMPILE,
     )
     for output in outputs:
         # gloo prints to the same stream.
@@ -58,7 +62,8 @@ def test_the_command_runs_as_two_processes(tmp_path):
     ]
     together = tmp_path / "together"
     first, second = programs.run_two(
-        "-m", "experiments.vae", "--distributed", "--out", together, *options
+        *("-m", "experiments.vae", "--distributed", "--out", together, *options),
+        XLA_FLAGS=FAST_COMPILE,
     )
     assert "run folder:" in first and "run folder:" not in second
     result = json.loads((together / "result.json").read_text())

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import vae
+from experiments import harness, vae
+from experiments.harness.checkpoints import CheckpointError
+from experiments.harness.loop import TrainingDivergedError
+from experiments.harness.tfds import CacheError
 from tests import programs
 
 
@@ -109,17 +112,13 @@ def test_the_command_itself_ends_with_one_line_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_loss_of_a_hopeless_run_is_named_by_its_step(tmp_path, files):
-    settings = vae.Settings(
-        data=str(files / "real.npy"),
-        likelihood="gaussian",
-        learning_rate=1e30,
-        hidden=(4,),
-        latent_dim=2,
-        batch_size=10,
-        evaluation_samples=2,
-        out=str(tmp_path / "run"),
-    )
-    with pytest.raises(RuntimeError, match=r"the loss is (nan|inf) at step \d+; there is no check"):
-        vae.run(settings)
-    assert not (tmp_path / "run" / "result.json").exists()
+@pytest.mark.parametrize(
+    "error", [CheckpointError("a"), CacheError("a"), TrainingDivergedError("a"), OSError("a")]
+)
+def test_what_stops_a_run_later_is_one_line_too(monkeypatch, error):
+    def run(settings: vae.Settings) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["vae"])
+    with pytest.raises(SystemExit, match=r"^error: a$"):
+        harness.command_line(run, vae.Settings, "vae")()

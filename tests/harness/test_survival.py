@@ -3,12 +3,11 @@
 import hashlib
 import json
 import random
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,40 +34,37 @@ class KilledError(Exception):
     """Stands for a kill, where there need be none."""
 
 
-class Command(NamedTuple):
-    """How the runs of this module are started."""
-
-    cache: Path
-
-    def start(self, out: Path, *more: str) -> subprocess.Popen[str]:
-        options = [
-            f"--{name.replace('_', '-')}={value[0] if isinstance(value, tuple) else value}"
-            for name, value in SETTINGS.items()
-        ]
-        return programs.start(
-            *("-m", "experiments.vae", "--out", out, *options, *more),
-            JAX_COMPILATION_CACHE_DIR=self.cache,
-            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        )
+def start(out: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
+    """The command with these settings; the first one compiles, the others read what it compiled."""
+    options = [
+        f"--{name.replace('_', '-')}={value[0] if isinstance(value, tuple) else value}"
+        for name, value in SETTINGS.items()
+    ]
+    return programs.start(
+        *("-m", "experiments.vae", "--out", out, *options, *more),
+        JAX_COMPILATION_CACHE_DIR=cache,
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+    )
 
 
-class Finished(NamedTuple):
-    """A run that was never killed, and what it printed."""
+@pytest.fixture
+def begun(tmp_path, monkeypatch) -> Path:
+    """The folder of a run that was killed before its first step."""
 
-    path: Path
-    output: str
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    np.save(tmp_path / "data.npy", np.eye(40, 4))
+    with monkeypatch.context() as patch:
+        patch.setattr(harness, "train", killed)
+        with pytest.raises(KilledError):
+            vae.run(small_settings(tmp_path / "run", resume=False))
+    return tmp_path / "run"
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory) -> Command:
-    """The first run compiles; those after it read what it compiled."""
-    return Command(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, command) -> Finished:
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    return Finished(path, programs.finish(command.start(path)))
+def small_settings(out: Path, **changed: Any) -> vae.Settings:
+    data = str(out.parent / "data.npy")
+    return settings_of(out, **{"data": data, "batch_size": 8, "hidden": (3,)} | changed)
 
 
 def settings_of(out: Path, **changed: Any) -> vae.Settings:
@@ -141,12 +137,18 @@ def last_step(folder: Path) -> int:
     return checkpoints.latest_step(folder / "checkpoints") or 0
 
 
-def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path, command, whole):
-    path, times = tmp_path / "run", random.Random(0)
+def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path):
+    whole, path, cache, times = (
+        tmp_path / "whole",
+        tmp_path / "run",
+        tmp_path / "cache",
+        random.Random(0),
+    )
+    printed = programs.finish(start(whole, cache))
 
     def killed_after(has_come: Callable[[], bool], seconds: float) -> None:
         """Starts or resumes the run, and kills it so many seconds after something came."""
-        process = command.start(path, *["--resume"] if path.exists() else [])
+        process = start(path, cache, *["--resume"] if path.exists() else [])
         try:
             while not has_come() and process.poll() is None:
                 time.sleep(0.01)
@@ -161,82 +163,60 @@ def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path, command
     assert last_step(path) == 0
     # While it trains and saves, each time later on.
     for fraction in (0.05, 0.3, 0.6):
-        reached = fraction * NUM_STEPS
-        killed_after(lambda goal=reached: last_step(path) > goal, times.uniform(0, 0.3))
-        assert last_step(path) > reached
+        goal = fraction * NUM_STEPS
+        killed_after(lambda goal=goal: last_step(path) > goal, times.uniform(0, 0.3))
+        assert last_step(path) > goal
     # While it measures and draws.
     killed_after(lambda: last_step(path) == NUM_STEPS, times.uniform(0, 2))
-    programs.finish(command.start(path, "--resume"))
-    assert_ended_alike(path, whole.path)
+    programs.finish(start(path, cache, "--resume"))
+    assert_ended_alike(path, whole)
     assert [record["step"] for record in records_of(path)] == [*range(100, NUM_STEPS + 1, 100)]
 
-
-def test_resuming_a_finished_run_changes_nothing_and_prints_the_result_again(command, whole):
-    before = digests(whole.path)
-    output = programs.finish(command.start(whole.path, "--resume"))
-    assert digests(whole.path) == before
-    table = whole.output[whole.output.index("vae on digits") :]
-    assert output.strip().endswith(table.strip())
+    # Resuming a finished run changes nothing and prints its result again.
+    before = digests(whole)
+    printed_again = programs.finish(start(whole, cache, "--resume"))
+    assert digests(whole) == before
+    assert printed_again.strip() == printed[printed.index(printed_again.lstrip()[:20]) :].strip()
 
 
-def test_a_run_that_left_only_its_config_and_some_records_begins_again(tmp_path, command, whole):
-    path = tmp_path / "run"
-    path.mkdir()
-    shutil.copy(whole.path / "config.json", path)
-    lines = (whole.path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (path / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
-    programs.finish(command.start(path, "--resume"))
-    assert_ended_alike(path, whole.path)
-
-
-def test_resuming_with_other_settings_is_refused_by_their_names(whole):
-    before = digests(whole.path)
+def test_resuming_with_other_settings_is_refused_by_their_names(begun):
+    before = digests(begun)
     with pytest.raises(ValueError, match="was started differently") as refused:
-        vae.run(settings_of(whole.path, seed=1, hidden=(16, 3)))
-    reason = str(refused.value)
-    assert "seed: 0 then, 1 now" in reason
-    assert "hidden: [16] then, [16, 3] now" in reason
-    assert len(reason.splitlines()) == 3
-    assert digests(whole.path) == before
+        vae.run(small_settings(begun, seed=1, hidden=(3, 2)))
+    assert str(refused.value).splitlines()[1:] == [
+        "  hidden: [3] then, [3, 2] now",
+        "  seed: 0 then, 1 now",
+    ]
+    assert digests(begun) == before
 
 
-def test_resuming_with_other_data_under_the_same_name_is_refused(tmp_path, monkeypatch):
-    def killed(*_: Any, **__: Any) -> None:
-        raise KilledError
-
-    generator, data = np.random.default_rng(0), tmp_path / "x.npy"
-    np.save(data, generator.integers(0, 2, (40, 4)))
-    small = {"data": str(data), "batch_size": 8, "num_epochs": 1, "hidden": (3,)}
-    settings = settings_of(tmp_path / "run", resume=False, **small)
-    monkeypatch.setattr(harness, "train", killed)
-    with pytest.raises(KilledError):
-        vae.run(settings)
-    before = digests(tmp_path / "run")
-    assert before
-    np.save(data, generator.integers(0, 2, (40, 4)))
-    with pytest.raises(ValueError, match=r"--resume: .*started differently:\n  data.train_sha256"):
-        vae.run(settings_of(tmp_path / "run", **small))
-    assert digests(tmp_path / "run") == before
+def test_resuming_with_other_data_under_the_same_name_is_refused(begun):
+    before = digests(begun)
+    np.save(begun.parent / "data.npy", 1 - np.eye(40, 4))
+    with pytest.raises(ValueError, match=r"started differently:\n  data.train_sha256: '"):
+        vae.run(small_settings(begun))
+    assert digests(begun) == before
 
 
-def test_the_folder_of_another_run_is_refused(whole):
-    before = digests(whole.path)
+def test_the_folder_of_another_run_is_refused(begun):
+    before = digests(begun)
     with pytest.raises(ValueError, match=r"--out: .* holds another run; use --resume"):
-        vae.run(settings_of(whole.path, resume=False))
-    assert digests(whole.path) == before
+        vae.run(small_settings(begun, resume=False))
+    assert digests(begun) == before
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(tmp_path, whole):
-    path = tmp_path / "run"
-    shutil.copytree(whole.path, path)
-    (path / "result.json").unlink()
-    folder = path / "checkpoints" / str(NUM_STEPS)
-    file = max(folder.rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
-    content = bytearray(file.read_bytes())
+def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(begun):
+    settings, data = small_settings(begun), load_config(begun)["data"]
+    algorithm = vae.build_algorithm(settings, vae.build_model(settings, data), steps_per_epoch=4)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    checkpoints.save(begun / "checkpoints", 100, state)
+    files = [path for path in (begun / "checkpoints" / "100").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    before = digests(path)
-    for use in (lambda: vae.run(settings_of(path)), lambda: harness.load_run(path)):
-        with pytest.raises(CheckpointError, match=f"corrupt .* step 2800: {file} has"):
+    largest.write_bytes(content)
+    before = digests(begun)
+    for use in (lambda: vae.run(settings), lambda: harness.load_run(begun)):
+        with pytest.raises(CheckpointError, match=f"corrupt .* step 100: {largest} has changed"):
             use()
-    assert digests(path) == before
+    assert digests(begun) == before
