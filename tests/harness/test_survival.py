@@ -138,12 +138,8 @@ def last_step(folder: Path) -> int:
 
 
 def test_a_run_killed_at_random_times_ends_as_one_never_killed(tmp_path):
-    whole, path, cache, times = (
-        tmp_path / "whole",
-        tmp_path / "run",
-        tmp_path / "cache",
-        random.Random(0),
-    )
+    whole, path, cache = (tmp_path / name for name in ("whole", "run", "cache"))
+    times = random.Random(0)
     printed = programs.finish(start(whole, cache))
 
     def killed_after(has_come: Callable[[], bool], seconds: float) -> None:
@@ -208,7 +204,8 @@ def test_the_folder_of_another_run_is_refused(begun):
 def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(begun):
     settings, data = small_settings(begun), load_config(begun)["data"]
     algorithm = vae.build_algorithm(settings, vae.build_model(settings, data), steps_per_epoch=4)
-    state = jax.jit(algorithm.init)(jax.random.key(0))
+    like = jax.eval_shape(algorithm.init, jax.random.key(0))
+    state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), like)
     checkpoints.save(begun / "checkpoints", 100, state)
     files = [path for path in (begun / "checkpoints" / "100").rglob("*") if path.is_file()]
     largest = max(files, key=lambda file: file.stat().st_size)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT = 300
+TIMEOUT = 600
 
 
 def start(*arguments: str | Path, **environment: str | Path) -> subprocess.Popen[str]:
