@@ -55,7 +55,6 @@ MODELS = {
         vae(**TINY, likelihood="discretized_logistic", num_levels=17), grid(17, 4), levels(17)
     ),
     "vae, convolutional": lambda: Case(convolutional(), grid(256, 12), levels(256)),
-    "linear-Gaussian, by hand": lambda: Case(oracles.linear_gaussian(), grid(5, 3), np.isfinite),
     "linear-Gaussian, pytrees": lambda: Case(
         oracles.structured_linear_gaussian(),
         {"pair": grid(5, 2), "last": jnp.array([-1.0, 0.3, 2.0])},

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
+from genjax_models.distributions.numerics import at_least_float32, check_event, sigmoid, sum_event
 from genjax_models.interfaces import Array, Key
 
 
@@ -57,5 +57,5 @@ def _log_mass_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     (logits, value), (logits_tangent, value_tangent) = primals, tangents
-    tangent = (value - jax.nn.sigmoid(logits)) * logits_tangent + logits * value_tangent
+    tangent = (value - sigmoid(logits)) * logits_tangent + logits * value_tangent
     return _log_mass(logits, value), tangent

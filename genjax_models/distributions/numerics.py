@@ -36,6 +36,22 @@ def check_event(value: Array, parameter: Array) -> Array:
 
 
 @jax.custom_jvp
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), elementwise.
+
+    The derivative s(x) s(-x) keeps its relative precision; that of `jax.nn.sigmoid`, s (1 - s), is
+    zero where s rounds to one.
+    """
+    return jax.nn.sigmoid(x)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    return sigmoid(x), sigmoid(x) * sigmoid(-x) * tangent
+
+
+@jax.custom_jvp
 def softplus(x: Array) -> Array:
     """log(1 + e^x) = max(x, 0) + log1p(e^-|x|), elementwise; nothing overflows.
 
@@ -48,4 +64,4 @@ def softplus(x: Array) -> Array:
 @softplus.defjvp
 def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (tangent,) = primals, tangents
-    return softplus(x), jax.nn.sigmoid(x) * tangent
+    return softplus(x), sigmoid(x) * tangent

@@ -25,7 +25,11 @@ class Likelihood(NamedTuple):
 
 
 def bernoulli() -> Likelihood:
-    """Binary x in {0, 1}; the outputs are logits."""
+    """Binary x in {0, 1}; the outputs are logits.
+
+    Returns:
+        The likelihood, with one output for each dimension.
+    """
     return Likelihood(1, lambda key: {}, lambda params, outputs: Bernoulli(outputs))
 
 
@@ -34,6 +38,9 @@ def gaussian() -> Likelihood:
 
     A scale for each dimension has no maximum of the likelihood on data with a constant dimension,
     such as the corner pixels of an image; the shared one does.
+
+    Returns:
+        The likelihood, with one output for each dimension.
 
     Source: Rybkin et al. 2021 (Simple and effective VAE training with calibrated decoders).
     """
@@ -51,6 +58,9 @@ def discretized_logistic(num_levels: int) -> Likelihood:
 
     Args:
         num_levels: L, e.g. 17 for scikit-learn's digits and 256 for MNIST.
+
+    Returns:
+        The likelihood, with two outputs for each dimension.
 
     Raises:
         ValueError: fewer than two levels.

@@ -1,5 +1,6 @@
 """The experiment from end to end: what a run leaves behind, and whether its numbers are right."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -189,9 +190,12 @@ def test_the_loaded_model_of_the_users_own_data_draws_its_levels(own_data):
     np.testing.assert_allclose(x * 255, np.rint(x * 255), atol=1e-3)
 
 
+burda = functools.partial(Settings, learning_rate_schedule="burda")
+
+
 def test_the_stages_of_the_learning_rate_are_those_of_burda():
     steps_per_epoch = 11
-    schedule = vae.learning_rate(Settings(learning_rate=1e-3), 3280 * steps_per_epoch)
+    schedule = vae.learning_rate(burda(learning_rate=1e-3), 3280 * steps_per_epoch)
     epoch = 0
     for stage in range(8):
         first, epoch = epoch, epoch + 3**stage
@@ -201,8 +205,14 @@ def test_the_stages_of_the_learning_rate_are_those_of_burda():
     assert epoch == 3280
 
 
+def test_the_cosine_falls_from_the_rate_to_zero():
+    schedule = vae.learning_rate(Settings(learning_rate=3.0), 100)
+    rates = [float(schedule(jnp.int32(step))) for step in (0, 25, 50, 100)]
+    np.testing.assert_allclose(rates, [3.0, 1.5 + 1.5 * 0.5**0.5, 1.5, 0.0], atol=1e-6)
+
+
 def test_a_shorter_run_has_the_same_stages_in_proportion():
-    schedule = jax.vmap(vae.learning_rate(Settings(learning_rate=7.0), 10_000))
+    schedule = jax.vmap(vae.learning_rate(burda(learning_rate=7.0), 10_000))
     rates = np.asarray(schedule(jnp.arange(10_000)))
     values, counts = np.unique(rates, return_counts=True)
     np.testing.assert_allclose(values[::-1], 7 * 10 ** (-np.arange(8) / 7), rtol=1e-5)
