@@ -1,9 +1,13 @@
 """The one helper that stochastic tests go through."""
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
+
+jit_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""`jax.jit` for what runs once: half the compile time, and many draws are fast enough."""
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:

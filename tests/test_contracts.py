@@ -15,6 +15,7 @@ from genjax_models.learning import importance_samples, variational
 from genjax_models.models.latent import reconstruct, sample, vae
 from genjax_models.networks import convolutional_decoder, convolutional_encoder
 from tests import oracles
+from tests.statistics import jit_once
 
 
 class Case(NamedTuple):
@@ -69,36 +70,42 @@ def case(name: str) -> Case:
     return MODELS[name]()
 
 
-@functools.cache
-def everything(name: str) -> Callable:
-    """All that is done with one model, as a function (params, key, x) of one example."""
+def draws(name: str, params: Any, key: jax.Array, x: Any) -> dict:
+    """The loss of one example, a sample and a reconstruction."""
     model, _, _, estimator = case(name)
-    objective = variational(model, estimator=estimator, num_samples=2)
+    keys = jax.random.split(key, 4)
+    loss, metrics = variational(model, estimator=estimator, num_samples=2)(params, keys[0], x)
+    return {
+        "loss": loss,
+        "metrics": metrics,
+        "sample": sample(model, params, keys[1]),
+        "mean": sample(model, params, keys[2], mean=True),
+        "reconstruction": reconstruct(model, params, keys[3], x),
+    }
 
-    def run(params, key, x):
-        keys = jax.random.split(key, 7)
-        (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params, keys[0], x)
-        drawn = sample(model, params, keys[2])
-        return {
-            "loss": loss,
-            "metrics": metrics,
-            "gradient": gradient,
-            "importance_samples": importance_samples(model, params, keys[1], x, 2),
-            "log_likelihood": log_likelihood(
-                model, params, keys[3], x, num_samples=3, chunk_size=2
-            ),
-            "sample": drawn,
-            "mean": sample(model, params, keys[4], mean=True),
-            "reconstruction": reconstruct(model, params, keys[5], x),
-            "log_prob": importance_samples(model, params, keys[6], drawn, 2).log_weights,
-        }
 
-    return run
+def everything(name: str, params: Any, key: jax.Array, x: Any) -> dict:
+    """The same with gradients, importance samples and log-likelihoods."""
+    model = case(name).model
+    draws_key, *keys = jax.random.split(key, 4)
+
+    def loss(params):
+        drawn = draws(name, params, draws_key, x)
+        return drawn["loss"], drawn
+
+    gradient, drawn = jax.grad(loss, has_aux=True)(params)
+    return {
+        "draws": drawn,
+        "gradient": gradient,
+        "importance_samples": importance_samples(model, params, keys[0], x, 2),
+        "log_likelihood": log_likelihood(model, params, keys[1], x, num_samples=3, chunk_size=2),
+        "of_own_sample": importance_samples(model, params, keys[2], drawn["sample"], 2),
+    }
 
 
 @functools.cache
 def compiled(name: str) -> Callable:
-    return jax.jit(everything(name))
+    return jit_once(functools.partial(everything, name))
 
 
 @functools.cache
@@ -133,14 +140,15 @@ def assert_close(first: Any, second: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_jit_is_no_jit(name: str) -> None:
     with jax.disable_jit():
-        eager = everything(name)(params_of(name), jax.random.key(0), example(name))
-    assert_close(eager, jax.tree.map(lambda leaf: leaf[0], results(name)))
+        draws_key = jax.random.split(jax.random.key(0), 4)[0]
+        eager = draws(name, params_of(name), draws_key, example(name))
+    assert_close(eager, jax.tree.map(lambda leaf: leaf[0], results(name)["draws"]))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_vmap_is_a_loop(name: str) -> None:
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
-    run = jax.jit(jax.vmap(everything(name), (None, 0, 0)))
+    run = jit_once(jax.vmap(functools.partial(everything, name), (None, 0, 0)))
     batch = run(params_of(name), keys, case(name).xs)
     assert_close(batch, jax.tree.map(lambda leaf: leaf[:3], results(name)))
 
@@ -170,7 +178,7 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str) -> None:
 def test_samples_are_like_examples_and_in_the_support(name: str) -> None:
     _, xs, supports, _ = case(name)
     for part in ("sample", "reconstruction", "mean"):
-        samples = results(name)[part]
+        samples = results(name)["draws"][part]
         assert jax.tree.structure(samples) == jax.tree.structure(xs)
         for leaf, like in zip(jax.tree.leaves(samples), jax.tree.leaves(xs), strict=True):
             assert leaf.shape[1:] == like.shape[1:]
@@ -181,7 +189,7 @@ def test_samples_are_like_examples_and_in_the_support(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_log_probabilities_are_finite(name: str) -> None:
     """Of the examples, and of the model's own samples."""
-    for part in ("loss", "log_prob", "log_likelihood", "importance_samples"):
+    for part in ("draws", "log_likelihood", "importance_samples", "of_own_sample"):
         for path, leaf in jax.tree.leaves_with_path(results(name)[part]):
             assert np.isfinite(leaf).all(), (part, path)
 
@@ -192,9 +200,8 @@ OURS = [name for name in MODELS if name.startswith("vae")]
 @pytest.mark.usefixtures("strict_ranks")
 @pytest.mark.parametrize("name", OURS)
 def test_nothing_is_broadcast_in_silence(name: str) -> None:
-    jax.eval_shape(
-        lambda *a: everything(name)(*a), params_of(name), jax.random.key(0), example(name)
-    )
+    run = functools.partial(everything, name)
+    jax.eval_shape(run, params_of(name), jax.random.key(0), example(name))
 
 
 @pytest.mark.parametrize("name", OURS)

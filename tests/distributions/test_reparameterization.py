@@ -14,7 +14,7 @@ from genjax_models.distributions import (
     DiscretizedLogistic,
     is_reparameterized,
 )
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, jit_once
 
 tfd = tfp.distributions
 
@@ -198,7 +198,7 @@ def test_the_pathwise_gradient_is_that_of_the_expectation(name: str) -> None:
     # distrax's VonMises uses a key twice.
     with jax.debug_key_reuse(name != "VonMises"):
         keys = jax.random.split(jax.random.key(0), 5000)
-        gradients = jax.jit(jax.vmap(jax.grad(draw, with_key), (0, *([None] * len(params)))))(
+        gradients = jit_once(jax.vmap(jax.grad(draw, with_key), (0, *([None] * len(params)))))(
             keys, *params
         )
     exact = jax.jit(jax.grad(lambda *params: expectation(name, *params), arguments))(*params)
@@ -220,6 +220,6 @@ def test_the_pathwise_gradient_of_a_mixture_is_wrong() -> None:
         ).sample(seed=key)
 
     keys = jax.random.split(jax.random.key(0), 1000)
-    gradients = jax.jit(jax.vmap(jax.grad(draw, 1), (0, None)))(keys, 0.4)
+    gradients = jit_once(jax.vmap(jax.grad(draw, 1), (0, None)))(keys, 0.4)
     assert not gradients.any()
     assert not math.isclose(jax.grad(lambda logit: 3 * jax.nn.sigmoid(-logit))(0.4), 0)

@@ -17,7 +17,7 @@ import pytest
 from genjax_models.learning import bounds, importance_samples, log_weights, variational
 from genjax_models.learning.importance import importance_sampler
 from tests import oracles
-from tests.statistics import assert_mean
+from tests.statistics import assert_mean, jit_once
 
 RENYI = functools.partial(bounds.renyi, alpha=0.4)
 
@@ -67,7 +67,7 @@ def assert_unbiased(
         return {name: estimate(params, objective) for name, objective in objectives.items()}
 
     keys = jax.random.split(jax.random.key(1), 60_000)
-    estimates = jax.jit(jax.vmap(draws, (None, 0)))(params, keys)
+    estimates = jit_once(jax.vmap(draws, (None, 0)))(params, keys)
     for name, ((values, _), gradients) in estimates.items():
         value, gradient = exact[name]
         assert_mean({name: values}, {name: value}, floor=1e-6)
@@ -86,7 +86,7 @@ def closed_form_elbo(beta: float = 1.0) -> Exact:
 def quadrature(name: str, num_samples: int = 2, beta: float = 1.0) -> Exact:
     _, params, x = gaussian()
     expectation = jax.value_and_grad(oracles.linear_gaussian_expectation, 1)
-    return jax.jit(expectation, static_argnums=(0, 3))(
+    return jit_once(expectation, static_argnums=(0, 3))(
         BOUNDS[name], params, x, num_samples, beta=beta
     )
 
@@ -96,7 +96,7 @@ def enumeration(name: str, num_samples: int, beta: float = 1.0) -> Exact:
     """Over all 3^K tuples of the discrete model's latent variable."""
     _, params, x = discrete()
     expectation = jax.value_and_grad(oracles.discrete_expectation, 1)
-    return jax.jit(expectation, static_argnums=(0, 3))(
+    return jit_once(expectation, static_argnums=(0, 3))(
         BOUNDS[name], params, x, num_samples, beta=beta
     )
 
@@ -207,7 +207,7 @@ def test_with_the_exact_posterior_value_and_gradient_have_no_variance(estimator:
         for bound in (bounds.elbo, bounds.iwae)
     ]
 
-    @jax.jit
+    @jit_once
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def draws(params, key):
         def values(params):

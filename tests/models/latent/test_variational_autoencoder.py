@@ -13,7 +13,7 @@ from genjax_models.learning import log_weights, variational
 from genjax_models.models.latent import vae
 from genjax_models.networks import convolutional_decoder, convolutional_encoder, mlp
 from genjax_models.training import gradient_descent
-from tests.statistics import assert_mean, standard_error
+from tests.statistics import assert_mean, jit_once, standard_error
 
 
 def affine(matrix: np.ndarray, offset: np.ndarray) -> Network:
@@ -149,7 +149,7 @@ def test_training_raises_the_bound(likelihood: str, network: str) -> None:
     objective = variational(model)
     algorithm = gradient_descent(objective, optax.adam(0.02), model.init)
 
-    @jax.jit
+    @jit_once
     def train(key):
         init_key, steps_key, *bound_keys = jax.random.split(key, 4)
 
@@ -194,7 +194,7 @@ def test_bfloat16_parameters(likelihood: str, options: dict) -> None:
     model = vae(num_dims=64, latent_dim=2, hidden=(8,), likelihood=likelihood, **options)
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model.init(jax.random.key(0)))
     x = (jnp.arange(64) % 3 == 0).astype(jnp.float32)
-    estimate = jax.jit(jax.value_and_grad(variational(model, num_samples=50), has_aux=True))
+    estimate = jit_once(jax.value_and_grad(variational(model, num_samples=50), has_aux=True))
     (exact, _), exact_gradient = estimate(
         jax.tree.map(lambda leaf: leaf.astype(jnp.float32), rounded), jax.random.key(1), x
     )
