@@ -6,7 +6,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -146,11 +145,10 @@ def beta(settings: Settings, warm_up_steps: int) -> optax.Schedule:
 def run(settings: Settings) -> Path:
     """Train, evaluate and draw; returns the run's folder."""
     dataset, mesh = harness.prepare(settings, likelihood=settings.likelihood)
-    steps_per_epoch = len(dataset.train.x) // settings.batch_size
-    num_steps = settings.num_epochs * steps_per_epoch
+    steps_per_epoch = harness.steps_per_epoch(settings, dataset)
     model = build_model(settings, harness.data_shape(dataset))
     algorithm = build_algorithm(settings, model, steps_per_epoch)
-    evaluator = harness.Evaluator(
+    evaluator = harness.LatentEvaluator(
         model=model,
         dataset=dataset,
         mesh=mesh,
@@ -158,33 +156,18 @@ def run(settings: Settings) -> Path:
         bound=build_bound(settings),
         bound_name=settings.bound,
         num_samples=settings.num_samples,
+        evaluation_samples=settings.evaluation_samples,
     )
-    with harness.open_run("vae", settings, dataset, algorithm) as folder:
-        result = folder.result()
-        if result is None:
-            state, seconds = harness.train(
-                folder,
-                algorithm,
-                dataset,
-                settings,
-                num_steps=num_steps,
-                mesh=mesh,
-                monitor=lambda state: evaluator.monitor(state.params),
-            )
-            started = time.perf_counter()
-            metrics = evaluator.evaluate(state.params, settings.evaluation_samples)
-            evaluator.draw(state.params, folder)
-            result = harness.finish_run(
-                folder,
-                settings,
-                dataset,
-                model="vae" if settings.bound == "elbo" else f"{settings.bound} auto-encoder",
-                metrics=metrics,
-                num_steps=num_steps,
-                seconds={**seconds._asdict(), "evaluate": time.perf_counter() - started},
-            )
-        harness.print_result(result, folder.path)
-    return folder.path
+    return harness.run_experiment(
+        "vae",
+        settings,
+        dataset,
+        mesh,
+        algorithm,
+        model="vae" if settings.bound == "elbo" else f"{settings.bound} auto-encoder",
+        num_steps=settings.num_epochs * steps_per_epoch,
+        evaluator=evaluator,
+    )
 
 
 main = harness.command_line(run, Settings, "vae")

@@ -8,6 +8,7 @@ The subpackages load on first use: `import genjax_models` costs little more than
 - `models`: what is assumed of the data.
 - `learning`: bounds and objectives.
 - `evaluation`: log-likelihoods with their error bars.
+- `inference`: how the hidden is found, and normalisers estimated.
 - `training`: objective + optax optimizer -> algorithm.
 """
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 _SUBMODULES = (
     "distributions",
     "evaluation",
+    "inference",
     "interfaces",
     "learning",
     "models",

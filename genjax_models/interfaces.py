@@ -133,3 +133,6 @@ class Algorithm(NamedTuple):
 
 Objective = Callable[..., tuple[Array, Metrics]]
 """`objective(params, key, x, **scheduled) -> (loss, metrics)`: loss [] in nats, to be minimised."""
+
+StatefulObjective = Callable[..., tuple[Array, tuple[PyTree, Metrics]]]
+"""`objective(params, state, key, batch, **scheduled) -> (loss, (state, metrics))`, of a batch."""

@@ -1,9 +1,18 @@
 """Everything impure: settings, data, the loop, checkpoints, metrics, pictures, the run's folder."""
 
 from experiments.harness.data import Dataset, load
-from experiments.harness.evaluate import map_examples, metric
-from experiments.harness.experiment import data_shape, finish_run, open_run, prepare
-from experiments.harness.latent import Evaluator
+from experiments.harness.density import DensityEvaluator, draw_samples
+from experiments.harness.evaluate import bits_per_dim, map_examples, measurement, metric
+from experiments.harness.experiment import (
+    Evaluator,
+    data_shape,
+    finish_run,
+    open_run,
+    prepare,
+    run_experiment,
+    steps_per_epoch,
+)
+from experiments.harness.latent import LatentEvaluator
 from experiments.harness.loop import train
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
@@ -11,19 +20,26 @@ from experiments.harness.settings import Settings, check_positive, command_line
 
 __all__ = [
     "Dataset",
+    "DensityEvaluator",
     "Evaluator",
+    "LatentEvaluator",
     "Run",
     "Settings",
+    "bits_per_dim",
     "check_positive",
     "command_line",
     "data_shape",
+    "draw_samples",
     "finish_run",
     "load",
     "load_run",
     "map_examples",
+    "measurement",
     "metric",
     "open_run",
     "prepare",
     "print_result",
+    "run_experiment",
+    "steps_per_epoch",
     "train",
 ]

@@ -19,21 +19,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import arrays, tfds
+from experiments.harness import arrays, points, tfds
 from experiments.harness.arrays import SPLITS, Source, Split
 
-_NUM_LEVELS = {"digits": 17, "mnist": 256, "fashion_mnist": 256, "binarized_mnist": 2}
-_LIKELIHOODS = ("bernoulli", "discretized_logistic", "gaussian")
+_NUM_LEVELS: dict[str, int | None] = {
+    "digits": 17,
+    "mnist": 256,
+    "fashion_mnist": 256,
+    "binarized_mnist": 2,
+    "half_moons": None,
+    "ring": None,
+}
 # What the values are -> the likelihoods that fit them -> their protocols, the default one first.
 _PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
     "binary": {"bernoulli": ("static",)},
     "grey": {
         "bernoulli": ("dynamic", "static", "threshold"),
         "discretized_logistic": ("grey",),
+        "discretized_gaussian": ("grey",),
+        "dequantized": ("grey",),
         "gaussian": ("grey",),
     },
     "real": {"gaussian": ("real",)},
 }
+_LIKELIHOODS = ("none", *_PROTOCOLS["grey"])
+# What has no likelihood takes the values as they are.
+_AS_FOUND = {"binary": "static", "grey": "grey", "real": "real"}
 # Any number does, but it may never change: it decides what the test sets are.
 _BINARISATION_SEED = 1600
 
@@ -107,8 +118,11 @@ def load(
     - real, if they are other floats.
 
     Args:
-      name: "digits", "mnist", "fashion_mnist", "binarized_mnist" or the path of a file.
-      likelihood: "bernoulli", "discretized_logistic" or "gaussian".
+      name: "digits", "mnist", "fashion_mnist", "binarized_mnist", "half_moons", "ring" or the path
+        of a file.
+      likelihood: "bernoulli" of binary values; "discretized_logistic", "discretized_gaussian" or
+        "dequantized" of grey levels; "gaussian" of real values (or grey ones, as a density); or
+        "none", for a model that has no likelihood.
       protocol: None chooses the only one that fits; or "dynamic" for a Bernoulli on one of the grey
         data sets above. On a user's grey levels a Bernoulli needs its protocol by name.
       data_dir: where TFDS keeps its data sets; see `tfds.read_split`.
@@ -131,7 +145,12 @@ def load(
     if name not in _NUM_LEVELS:
         raise _unknown("data set", name, (*_NUM_LEVELS, "a path ending in .npy or .npz"))
     protocol = _choose_protocol(name, _NUM_LEVELS[name], likelihood, protocol)
-    source = _read_digits() if name == "digits" else _read_images(name, data_dir, cache_dir)
+    embedded = {
+        "digits": _read_digits,
+        "half_moons": points.read_half_moons,
+        "ring": points.read_ring,
+    }
+    source = embedded[name]() if name in embedded else _read_images(name, data_dir, cache_dir)
     return _apply(name, protocol, source)
 
 
@@ -145,12 +164,12 @@ def _choose_protocol(
     name: str, num_levels: int | None, likelihood: str, protocol: str | None
 ) -> str:
     kind = "real" if num_levels is None else "binary" if num_levels == 2 else "grey"
-    fitting = _PROTOCOLS[kind]
+    fitting = _PROTOCOLS[kind] | {"none": (_AS_FOUND[kind],)}
     if likelihood not in fitting:
         hint = "; if they are grey levels, save them as uint8" if kind == "real" else ""
         raise ValueError(
             f"likelihood={likelihood!r} does not fit the {kind} values of {name}: "
-            f"use {' or '.join(fitting)}{hint}"
+            f"use {' or '.join(_PROTOCOLS[kind])}{hint}"
         )
     allowed = fitting[likelihood]
     if name == "mnist":  # a fixed sample of our own would pass for the one that papers use
@@ -210,7 +229,7 @@ def _read_digits() -> Source:
 
     digits = load_digits()
     splits = arrays.split_examples(digits.data.astype(np.uint8), digits.target.astype(np.int32))
-    return Source(*splits, example_shape=(8, 8), num_levels=_NUM_LEVELS["digits"])
+    return Source(*splits, example_shape=(8, 8), num_levels=17)
 
 
 def _read_images(name: str, data_dir: str | Path | None, cache_dir: str | Path | None) -> Source:

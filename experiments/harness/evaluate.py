@@ -57,25 +57,73 @@ def map_examples(
 
 def metric(
     values: np.ndarray,
-    monte_carlo_errors: np.ndarray,
+    monte_carlo_errors: np.ndarray | None = None,
     *,
     estimator: str,
-    num_samples: int,
+    num_samples: int | None,
     bound: str,
 ) -> dict[str, Any]:
     """An entry of the `metrics` of result.json: the mean with its two errors, and what it is.
 
     Args:
         values: one number an example, [N].
-        monte_carlo_errors: the estimator's error of each, [N].
+        monte_carlo_errors: the estimator's error of each, [N]; None where the values are exact.
         estimator: how it was measured, in words.
-        num_samples: K.
+        num_samples: K; None where nothing is drawn.
         bound: "lower", "exact" or "upper".
     """
-    estimate = mean_estimate(jnp.asarray(values), jnp.asarray(monte_carlo_errors))
+    errors = None if monte_carlo_errors is None else jnp.asarray(monte_carlo_errors)
+    estimate = mean_estimate(jnp.asarray(values), errors)
+    return measurement(
+        value=float(estimate.value),
+        standard_error=float(estimate.standard_error),
+        monte_carlo_error=float(estimate.monte_carlo_error),
+        estimator=estimator,
+        num_samples=num_samples,
+        bound=bound,
+    )
+
+
+def measurement(
+    *,
+    value: float,
+    standard_error: float | None,
+    monte_carlo_error: float | None,
+    estimator: str,
+    num_samples: int | None,
+    bound: str = "exact",
+    unit: str = "nats",
+) -> dict[str, Any]:
+    """An entry of the `metrics` of result.json.
+
+    Args:
+        value: the number.
+        standard_error: how far another test set would move it; None where that is not known.
+        monte_carlo_error: how far other draws would move it; None where that is not known.
+        estimator: how it was measured, in words.
+        num_samples: K; None where nothing is drawn.
+        bound: "lower", "exact" or "upper".
+        unit: of the value.
+    """
     return {
-        **{name: float(value) for name, value in estimate._asdict().items()},
+        "value": value,
+        "standard_error": standard_error,
+        "monte_carlo_error": monte_carlo_error,
         "estimator": estimator,
         "num_samples": num_samples,
         "bound": bound,
+        "unit": unit,
+    }
+
+
+def bits_per_dim(log_likelihood: dict[str, Any], num_dims: int) -> dict[str, Any]:
+    """A log-likelihood in nats, an entry of `metrics`, as -log2 p(x) / num_dims."""
+    scale = 1 / (num_dims * math.log(2))
+    turned = {"lower": "upper", "exact": "exact", "upper": "lower"}[log_likelihood["bound"]]
+    return log_likelihood | {
+        "value": -log_likelihood["value"] * scale,
+        "standard_error": log_likelihood["standard_error"] * scale,
+        "monte_carlo_error": log_likelihood["monte_carlo_error"] * scale,
+        "bound": turned,
+        "unit": "bits per dimension",
     }

@@ -24,7 +24,7 @@ _NUM_PICTURED = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluator:
+class LatentEvaluator:
     """Measures and draws one model on one data set.
 
     Attributes:
@@ -35,6 +35,7 @@ class Evaluator:
         bound: what is maximised, from log weights [K] to a scalar.
         bound_name: its name, for the results.
         num_samples: K of the bound.
+        evaluation_samples: K of the importance-sampled log p(x).
     """
 
     model: LatentVariableModel
@@ -44,17 +45,18 @@ class Evaluator:
     bound: Callable[[Array], Array]
     bound_name: str
     num_samples: int
+    evaluation_samples: int
 
-    def monitor(self, params: Params) -> dict[str, float]:
+    def monitor(self, state: Any) -> dict[str, float]:
         """What the learning curves show beside the training loss."""
-        return {"validation_bound": self.measure_bound(params, "validation")["value"]}
+        return {"validation_bound": self.measure_bound(state.params, "validation")["value"]}
 
-    def evaluate(self, params: Params, num_samples: int) -> dict[str, Any]:
-        """The `metrics` of result.json: bounds, and log p(x) by so many importance samples."""
+    def evaluate(self, state: Any) -> dict[str, Any]:
+        """The `metrics` of result.json: bounds, and log p(x) by importance sampling."""
         return {
-            "train_bound": self.measure_bound(params, "train"),
-            "test_bound": self.measure_bound(params, "test"),
-            "test_log_likelihood": self.measure_log_likelihood(params, num_samples),
+            "train_bound": self.measure_bound(state.params, "train"),
+            "test_bound": self.measure_bound(state.params, "test"),
+            "test_log_likelihood": self.measure_log_likelihood(state.params),
         }
 
     def measure_bound(self, params: Params, split: str) -> dict[str, Any]:
@@ -70,8 +72,9 @@ class Evaluator:
             bound="lower",
         )
 
-    def measure_log_likelihood(self, params: Params, num_samples: int) -> dict[str, Any]:
+    def measure_log_likelihood(self, params: Params) -> dict[str, Any]:
         """log p(x) of the test split by importance sampling, as an entry of `metrics`."""
+        num_samples = self.evaluation_samples
 
         def one_example(params: Params, key: Key, x: Array) -> LogLikelihood:
             return log_likelihood(self.model, params, key, x, num_samples=num_samples)
@@ -103,11 +106,11 @@ class Evaluator:
             self.model, params, key, x, bound=self.bound, num_samples=self.num_samples
         )
 
-    def draw(self, params: Params, run: Run) -> None:
+    def draw(self, state: Any, run: Run) -> None:
         """The run's pictures: samples, reconstructions and curves; for two latents, two more."""
         if not is_main_process():
             return
-        params = to_host(params)  # One process draws, on a device of its own.
+        params = to_host(state.params)  # One process draws, on a device of its own.
         shape = self.dataset.example_shape
         sample_key, reconstruct_key = jax.random.split(self.key)
         keys = jax.random.split(sample_key, _NUM_PICTURED)

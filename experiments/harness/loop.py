@@ -17,7 +17,7 @@ from experiments.harness.run import Run
 from experiments.harness.settings import Settings
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics
 
-# Fixed, so that a resumed run dispatches the very programs that an uninterrupted one does.
+# Fixed for an experiment, so that a resumed run dispatches the programs of an uninterrupted one.
 STEPS_PER_DISPATCH = 100
 # A training set up to this size lies on every device; a larger one is sent batch by batch.
 MAX_BYTES_ON_DEVICE = 2**30
@@ -65,6 +65,7 @@ def train(
     num_steps: int,
     mesh: Mesh,
     monitor: Callable[[Any], dict[str, float]],
+    steps_per_dispatch: int = STEPS_PER_DISPATCH,
 ) -> tuple[Any, Seconds]:
     """Train to the last step, from the run's last checkpoint if it has one.
 
@@ -76,6 +77,7 @@ def train(
         num_steps: steps in all.
         mesh: the devices; the batch is sharded over them.
         monitor: `monitor(state) -> metrics`, called now and then for the learning curves.
+        steps_per_dispatch: steps of one compiled program; records and checkpoints come between.
 
     Returns:
         The final state, and the seconds spent, those before a resumption included.
@@ -93,11 +95,11 @@ def train(
     spent = _seconds_before(run)
     data, make_batches, take = _feed(dataset, settings, mesh)
     dispatches = _Dispatches(_dispatch(algorithm, dataset, take, training_key))
-    monitored = np.unique(np.linspace(0, num_steps, _NUM_MONITORED + 1)[1:] // STEPS_PER_DISPATCH)
+    monitored = np.unique(np.linspace(0, num_steps, _NUM_MONITORED + 1)[1:] // steps_per_dispatch)
     saved_at = time.perf_counter()
 
     with progress_bar(num_steps, start) as show_progress:
-        for begin, end in _grid(start, num_steps):
+        for begin, end in _grid(start, num_steps, steps_per_dispatch):
             steps = place(np.arange(begin, end, dtype=np.int32), replicated(mesh))
             arguments = (state, data, make_batches(begin, end), steps)
             compiled, compile_seconds = dispatches.compiled(arguments)
@@ -109,7 +111,7 @@ def train(
             spent = Seconds(spent.compile + compile_seconds, spent.train + train_seconds)
             record = {name: float(np.mean(values)) for name, values in metrics.items()}
             last = end == num_steps
-            if last or end // STEPS_PER_DISPATCH in monitored:
+            if last or end // steps_per_dispatch in monitored:
                 _check_state(state, end, run)
                 record |= monitor(state)
             record |= {f"seconds_{name}": value for name, value in spent._asdict().items()}
@@ -122,9 +124,9 @@ def train(
     return state, spent
 
 
-def _grid(start: int, num_steps: int) -> Iterator[tuple[int, int]]:
-    for begin in range(start, num_steps, STEPS_PER_DISPATCH):
-        yield begin, min(begin + STEPS_PER_DISPATCH, num_steps)
+def _grid(start: int, num_steps: int, steps_per_dispatch: int) -> Iterator[tuple[int, int]]:
+    for begin in range(start, num_steps, steps_per_dispatch):
+        yield begin, min(begin + steps_per_dispatch, num_steps)
 
 
 def _seconds_before(run: Run) -> Seconds:
@@ -138,10 +140,11 @@ def _feed(
 ) -> tuple[jax.Array, Callable[[int, int], jax.Array], Callable[[Array, Array], Array]]:
     """The training set on the devices, batches of begin..end-1, and how a step takes its batch."""
     examples = dataset.train.x
+    batch_size = settings.batch_size or len(examples)
     fits = examples.nbytes <= MAX_BYTES_ON_DEVICE
 
     def make_batches(begin: int, end: int) -> jax.Array:
-        indices = batch_indices(len(examples), settings.batch_size, settings.seed, begin, end)
+        indices = batch_indices(len(examples), batch_size, settings.seed, begin, end)
         return place(indices if fits else examples[indices], sharded(mesh, axis=1))
 
     data = place(examples if fits else examples[:0], replicated(mesh))

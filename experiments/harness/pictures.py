@@ -77,6 +77,31 @@ def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping
     plt.close(figure)
 
 
+def save_points(path: Path, sets: Mapping[str, np.ndarray]) -> None:
+    """Sets of points [N, 2] of the plane side by side, on common axes.
+
+    Args:
+        path: the PNG file.
+        sets: the points by what to call them.
+    """
+    plt = _pyplot()
+    figure, all_axes = plt.subplots(
+        1,
+        len(sets),
+        figsize=(3.5 * len(sets), 3.5),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, (name, points) in zip(all_axes[0], sets.items(), strict=True):
+        axes.scatter(*np.asarray(points).T, s=3, alpha=0.5, linewidths=0, color="black")
+        axes.set_title(name)
+        axes.set_aspect("equal")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def save_manifold(
     path: Path,
     decode: Callable[[np.ndarray], np.ndarray],

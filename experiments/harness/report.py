@@ -48,21 +48,33 @@ def print_result(result: dict[str, Any], folder: Path) -> None:
 
     data = result["data"]
     table = Table(title=f"{result['model']} on {data['name']} ({data['protocol']})")
-    table.add_column("nats per example")
+    in_nats = all(metric["unit"] == "nats" for metric in result["metrics"].values())
+    table.add_column("nats per example" if in_nats else "")
     for column in ("value", "standard error", "Monte Carlo error"):
         table.add_column(column, justify="right")
     table.add_column("estimator")
-    relations = {"lower": "≥", "exact": "=", "upper": "≤"}
     for name, metric in result["metrics"].items():
-        table.add_row(
-            name.replace("_", " "),
-            f"{relations[metric['bound']]} {metric['value']:.2f}",
-            f"{metric['standard_error']:.2f}",
-            f"{metric['monte_carlo_error']:.3f}",
-            f"{metric['estimator']}, K={metric['num_samples']}",
-        )
+        unit = "" if in_nats else f", {metric['unit']}"
+        table.add_row(name.replace("_", " ") + unit, *_cells(metric))
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items())
     console = Console()
     console.print(table)
     console.print(f"{result['steps']} steps; {seconds}; {result['device']}")
     console.print(f"run folder: {folder}", soft_wrap=True)
+
+
+def _cells(metric: dict[str, Any]) -> tuple[str, ...]:
+    relation = {"lower": "≥", "exact": "=", "upper": "≤"}[metric["bound"]]
+    # Nats are of the order of a hundred, other units of the order of one.
+    digits = 2 if metric["unit"] == "nats" else 3
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    num_samples = metric["num_samples"]
+    return (
+        f"{relation} {number(metric['value'], digits)}",
+        number(metric["standard_error"], digits),
+        number(metric["monte_carlo_error"], digits + 1),
+        metric["estimator"] if num_samples is None else f"{metric['estimator']}, K={num_samples}",
+    )

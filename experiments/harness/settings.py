@@ -11,13 +11,13 @@ class Settings:
     """What every experiment can be told; an experiment's own settings derive from this."""
 
     data: str = "digits"
-    """digits, mnist, fashion_mnist, binarized_mnist, or a .npy or .npz file."""
+    """digits, mnist, fashion_mnist, binarized_mnist, half_moons, ring, or a .npy or .npz file."""
     protocol: str | None = None
     """dynamic, static, threshold, grey or real; by default what fits the data and likelihood."""
     data_dir: str | None = None
     """Folder of prepared TFDS data sets (default: TFDS's own)."""
-    batch_size: int = 100
-    """Examples a step, over all devices."""
+    batch_size: int | None = 100
+    """Examples a step, over all devices; None: the whole training set."""
     seed: int = 0
     """Seed of parameters, batches and estimates."""
     out: str | None = None
@@ -30,7 +30,8 @@ class Settings:
     """Join the other processes of a jax.distributed run."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "batch_size")
+        if self.batch_size is not None:
+            check_positive(self, "batch_size")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in 0..2^32 - 1, got {self.seed}")
 

@@ -2,6 +2,14 @@
 
 from genjax_models.learning import bounds
 from genjax_models.learning.importance import ImportanceSamples, importance_samples, log_weights
+from genjax_models.learning.likelihood import maximum_likelihood
 from genjax_models.learning.objectives import variational
 
-__all__ = ["ImportanceSamples", "bounds", "importance_samples", "log_weights", "variational"]
+__all__ = [
+    "ImportanceSamples",
+    "bounds",
+    "importance_samples",
+    "log_weights",
+    "maximum_likelihood",
+    "variational",
+]

@@ -84,7 +84,7 @@ def test_the_result_says_what_was_measured_and_how(digits):
     for name, metric in result["metrics"].items():
         assert set(metric) == {
             *("value", "standard_error", "monte_carlo_error"),
-            *("estimator", "num_samples", "bound"),
+            *("estimator", "num_samples", "bound", "unit"),
         }
         assert 0 < metric["monte_carlo_error"] < metric["standard_error"] < 0.5
         is_bound = name != "test_log_likelihood"
@@ -92,6 +92,10 @@ def test_the_result_says_what_was_measured_and_how(digits):
         assert metric["num_samples"] == (1 if is_bound else 50)
         assert metric["bound"] == "lower"
     assert (result["seed"], result["steps"]) == (0, 200 * 14)
+    assert result["command"] == (
+        "python -m experiments.vae --latent-dim 2 --hidden 64 --num-epochs 200"
+        " --learning-rate 0.01 --learning-rate-schedule constant --evaluation-samples 50"
+    )
     assert set(result["seconds"]) == {"compile", "train", "evaluate"}
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["device"]

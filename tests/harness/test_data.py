@@ -168,6 +168,34 @@ def test_describe_goes_into_json(digits):
     }
 
 
+# ---- points of the plane
+
+
+def test_half_moons_are_half_circles():
+    """Each point is about 0.1 from the circle of its label, and on its side of it."""
+    dataset = data.load("half_moons", likelihood="gaussian")
+    assert (dataset.protocol, dataset.example_shape, dataset.num_levels) == ("real", (2,), None)
+    centres = np.array([[0, 0], [1, 0.5]])[dataset.train.labels]
+    distance = np.linalg.norm(dataset.train.x - centres, axis=-1) - 1
+    # A noise of 0.1 around a circle of radius 1 pushes outwards by 0.1^2 / 2.
+    assert abs(distance.mean() - 0.005) < 5 * 0.1 / np.sqrt(len(distance))
+    assert distance.std() == pytest.approx(0.1, rel=0.05)
+
+
+def test_the_ring_has_eight_modes_of_the_published_width():
+    dataset = data.load("ring", likelihood="none")
+    angles = 2 * np.pi * dataset.train.labels / 8
+    noise = dataset.train.x - np.stack([np.cos(angles), np.sin(angles)], -1)
+    assert noise.std() == pytest.approx(0.01, rel=0.02)
+    assert abs(noise.mean()) < 5 * 0.01 / np.sqrt(noise.size)
+    assert (np.bincount(dataset.test.labels) == len(dataset.test.x) / 8).all()
+
+
+@pytest.mark.parametrize(("name", "protocol"), [("digits", "grey"), ("ring", "real")])
+def test_a_model_without_likelihood_takes_values_as_they_are(name, protocol):
+    assert data.load(name, likelihood="none").protocol == protocol
+
+
 # ---- refusals
 
 

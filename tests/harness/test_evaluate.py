@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness.evaluate import map_examples, metric
+from experiments.harness.evaluate import bits_per_dim, map_examples, metric
 from experiments.harness.mesh import make_mesh
 
 
@@ -35,5 +35,17 @@ def test_a_metric_has_its_value_and_two_errors():
         "estimator": "iwae",
         "num_samples": 5,
         "bound": "lower",
+        "unit": "nats",
     }
     assert {type(found[name]) for name in ("value", "standard_error")} == {float}
+
+
+def test_bits_per_dim_are_those_of_a_uniform_distribution_and_turn_the_bound():
+    """4 dimensions of 8 equally likely levels: 3 bits each."""
+    found = metric(
+        np.full(2, -4 * np.log(8)), np.ones(2), estimator="elbo", num_samples=1, bound="lower"
+    )
+    bits = bits_per_dim(found, 4)
+    assert bits["value"] == pytest.approx(3.0)
+    assert bits["monte_carlo_error"] == pytest.approx(np.sqrt(2) / 2 / 4 / np.log(2))
+    assert (bits["bound"], bits["unit"]) == ("upper", "bits per dimension")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import harness, vae
-from experiments.harness import checkpoints
+from experiments.harness import checkpoints, experiment
 from experiments.harness.checkpoints import CheckpointError
 from experiments.harness.run import load_config
 from tests import programs
@@ -56,7 +56,7 @@ def begun(tmp_path, monkeypatch) -> Path:
 
     np.save(tmp_path / "data.npy", np.eye(40, 4))
     with monkeypatch.context() as patch:
-        patch.setattr(harness, "train", killed)
+        patch.setattr(experiment, "train", killed)
         with pytest.raises(KilledError):
             vae.run(small_settings(tmp_path / "run", resume=False))
     return tmp_path / "run"

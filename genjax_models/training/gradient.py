@@ -1,4 +1,4 @@
-"""Algorithms: an objective and an optax optimizer become (init, step)."""
+"""Gradient descent on an objective, of one example or of a batch with a state of its own."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Objective, Params, PyTree
+from genjax_models.interfaces import (
+    Algorithm,
+    Array,
+    Key,
+    Metrics,
+    Objective,
+    Params,
+    PyTree,
+    StatefulObjective,
+)
+from genjax_models.training.batches import check_batch
 
 
 class TrainingState(NamedTuple):
@@ -81,7 +91,7 @@ def gradient_descent(
 
     def step(state: TrainingState, key: Key, batch: PyTree) -> tuple[TrainingState, Metrics]:
         scheduled = {name: schedule(state.step) for name, schedule in schedules.items()}
-        batch_size = _batch_size(batch)
+        batch_size = check_batch(batch)
         mean_gradient: Callable[..., PyTree] = functools.partial(
             jax.grad(mean_loss, has_aux=True), state.params, key, scheduled
         )
@@ -91,6 +101,81 @@ def gradient_descent(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainingState(state.step + 1, params, optimizer_state), metrics
+
+    return Algorithm(init_state, step)
+
+
+class StatefulTrainingState(NamedTuple):
+    """What `stateful_gradient_descent` carries from step to step.
+
+    Attributes:
+        step: number of steps taken, an int32 scalar.
+        params: parameters of the model.
+        optimizer_state: state of the optax optimizer.
+        objective_state: what the objective carries, e.g. its persistent chains.
+    """
+
+    step: Array
+    params: Params
+    optimizer_state: optax.OptState
+    objective_state: PyTree
+
+
+def stateful_gradient_descent(
+    objective: StatefulObjective,
+    optimizer: optax.GradientTransformation,
+    init: Callable[[Key], Params],
+    init_objective_state: Callable[[Params, Key], PyTree],
+    *,
+    schedules: Mapping[str, Callable[[Array], Array]] | None = None,
+) -> Algorithm:
+    """Minimise an objective of a whole batch that carries a state from step to step.
+
+    For what a function of one example cannot do: persistent chains, baselines, codebooks.
+
+    Args:
+        objective: `objective(params, state, key, batch, **scheduled) -> (loss, (state, metrics))`,
+            differentiated in `params`.
+        optimizer: any optax optimizer.
+        init: `init(key) -> params`, usually `model.init`.
+        init_objective_state: `init_objective_state(params, key) -> state`.
+        schedules: as of `gradient_descent`.
+
+    Returns:
+        An `Algorithm`; its state is a `StatefulTrainingState`, its metrics are "loss" and the
+        objective's.
+
+    Raises:
+        ValueError: (from the step) leaves of the batch of unequal or no length.
+    """
+    schedules = dict(schedules or {})
+
+    def init_state(key: Key) -> StatefulTrainingState:
+        params_key, state_key = jax.random.split(key)
+        # Copies, since a leaf that stands twice in the state cannot be donated.
+        params = jax.tree.map(jnp.array, init(params_key))
+        objective_state = jax.tree.map(jnp.array, init_objective_state(params, state_key))
+        optimizer_state = optimizer.init(params)
+        return StatefulTrainingState(
+            jnp.zeros((), jnp.int32), params, optimizer_state, objective_state
+        )
+
+    def step(
+        state: StatefulTrainingState, key: Key, batch: PyTree
+    ) -> tuple[StatefulTrainingState, Metrics]:
+        check_batch(batch)
+        scheduled = {name: schedule(state.step) for name, schedule in schedules.items()}
+
+        def loss(params: Params) -> tuple[Array, tuple[PyTree, Metrics]]:
+            return objective(params, state.objective_state, key, batch, **scheduled)
+
+        (value, (objective_state, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        moved = StatefulTrainingState(state.step + 1, params, optimizer_state, objective_state)
+        return moved, {"loss": value, **metrics}
 
     return Algorithm(init_state, step)
 
@@ -122,13 +207,3 @@ def _over_microbatches(
         return jax.lax.scan(add, zeros, microbatches)[0]
 
     return mean_of_means
-
-
-def _batch_size(batch: PyTree) -> int:
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or sizes in ({()}, {(0,)}):
-        raise ValueError(
-            "every leaf of batch must have the same leading axis [batch_size >= 1], got shapes"
-            f" {[jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]}"
-        )
-    return sizes.pop()[0]

@@ -1,0 +1,1 @@
+"""How the hidden is found, and normalising constants estimated."""

@@ -1,0 +1,1 @@
+"""Classical models: no deep network."""

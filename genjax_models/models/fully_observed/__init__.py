@@ -1,0 +1,1 @@
+"""Fully observed models: a product of conditionals over x."""

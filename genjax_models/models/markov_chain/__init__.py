@@ -1,0 +1,1 @@
+"""Markov chain models: a learned chain towards the data."""

@@ -1,0 +1,1 @@
+"""Transformation models: a deterministic map of noise."""
