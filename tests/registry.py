@@ -1,0 +1,75 @@
+"""Every model at a tiny size, for the contract tests. A new model adds a line to `MODELS`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from genjax_models.models.latent import vae
+from genjax_models.networks import convolutional_decoder, convolutional_encoder
+from tests import oracles
+
+
+class Case(NamedTuple):
+    """A model at a tiny size.
+
+    Attributes:
+        model: of any of the shapes of `interfaces`.
+        xs: three examples.
+        supports: which values of x the model allows.
+        estimator: of the gradient, for a latent-variable model.
+        kernel: `kernel(params, key, x) -> x` that leaves an energy model invariant.
+    """
+
+    model: Any
+    xs: Any
+    supports: Callable[[np.ndarray], np.ndarray]
+    estimator: str = "pathwise"
+    kernel: Callable[..., Any] | None = None
+
+
+def levels(num_levels: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Whether values are k / (num_levels - 1)."""
+    steps = num_levels - 1
+    return lambda x: (x >= 0) & (x <= 1) & (np.abs(x * steps - np.round(x * steps)) < 1e-4)
+
+
+def grid(num_levels: int, num_dims: int) -> jax.Array:
+    """Three examples of such values."""
+    values = jnp.arange(3 * num_dims).reshape(3, num_dims) * 7 % num_levels
+    return values / (num_levels - 1)
+
+
+def _convolutional_vae() -> Case:
+    model = vae(
+        num_dims=12,
+        latent_dim=2,
+        likelihood="discretized_logistic",
+        num_levels=256,
+        encoder=convolutional_encoder((2, 3, 2), 4, features=(2,)),
+        decoder=convolutional_decoder(2, (2, 3, 2), num_outputs_per_dim=2, features=(2,)),
+    )
+    return Case(model, grid(256, 12), levels(256))
+
+
+def _vae(values: int, **settings: Any) -> Case:
+    supports = np.isfinite if settings.get("likelihood") == "gaussian" else levels(values)
+    model = vae(num_dims=4, latent_dim=2, hidden=(3,), **settings)
+    return Case(model, grid(values, 4), supports)
+
+
+def _pytrees() -> Case:
+    xs = {"pair": grid(5, 2), "last": jnp.array([-1.0, 0.3, 2.0])}
+    return Case(oracles.structured_linear_gaussian(), xs, np.isfinite)
+
+
+MODELS: dict[str, Callable[[], Case]] = {
+    "vae, bernoulli": lambda: _vae(2),
+    "vae, gaussian": lambda: _vae(5, likelihood="gaussian"),
+    "vae, discretized logistic": lambda: _vae(17, likelihood="discretized_logistic", num_levels=17),
+    "vae, convolutional": _convolutional_vae,
+    "linear-Gaussian, pytrees": _pytrees,
+    "discrete, by hand": lambda: Case(oracles.discrete(), grid(2, 3), levels(2), "rloo"),
+}
