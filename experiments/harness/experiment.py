@@ -175,6 +175,11 @@ def finish_run(
         "experiment": run.config["experiment"],
         "model": model,
         "command": command(run.config["experiment"], settings),
+        "settings": {
+            name: value
+            for name, value in run.config["settings"].items()
+            if name not in NOT_PART_OF_THE_RESULT
+        },
         "data": dataset.describe(),
         "metrics": dict(metrics),
         "seed": settings.seed,

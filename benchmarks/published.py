@@ -1,0 +1,112 @@
+"""Published test results to stand beside ours, each with its protocol, estimator and source."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Published(NamedTuple):
+    """A published number, and which of our runs it belongs to.
+
+    Attributes:
+        experiment: the name of ours.
+        data: the data set, by our name of it.
+        protocol: how it was made binary, by our name of it.
+        settings: what our run must have been told for the two to be the same model.
+        value: negative log-likelihood in nats, or bits per dimension.
+        estimator: how it was measured.
+        source: paper and table.
+        certainty: "read in the source", "read in another paper" or "remembered".
+    """
+
+    experiment: str
+    data: str
+    protocol: str
+    settings: Mapping[str, Any]
+    value: float
+    estimator: str
+    source: str
+    certainty: str
+
+
+_STATIC = ("binarized_mnist", "static")
+_DYNAMIC = ("mnist", "dynamic")
+_READ, _CITED, _REMEMBERED = "read in the source", "read in another paper", "remembered"
+_IMPORTANCE = "importance sampling, K=5000"
+
+PUBLISHED = (
+    Published(
+        "mixture_of_bernoullis",
+        *_STATIC,
+        {"num_components": 500},
+        137.64,
+        "exact",
+        "Salakhutdinov & Murray 2008",
+        _REMEMBERED,
+    ),
+    Published(
+        "mixture_of_bernoullis",
+        *_STATIC,
+        {"num_components": 10},
+        168.95,
+        "exact",
+        "Salakhutdinov & Murray 2008",
+        _REMEMBERED,
+    ),
+    Published("nade", *_STATIC, {"hidden_dim": 500}, 88.33, "exact", "Uria et al. 2014", _CITED),
+    Published(
+        "rbm",
+        *_STATIC,
+        {"hidden_dim": 500},
+        86.34,
+        "AIS (CD-25)",
+        "Salakhutdinov & Murray 2008",
+        _REMEMBERED,
+    ),
+    *(
+        Published(
+            "vae",
+            data,
+            protocol,
+            {"bound": bound, "num_samples": num_samples, "latent_dim": 50, "hidden": [200, 200]},
+            value,
+            _IMPORTANCE,
+            f"Burda et al. 2016, table {table}",
+            _READ,
+        )
+        for (data, protocol), bound, num_samples, value, table in (
+            (_STATIC, "elbo", 1, 88.71, 3),
+            (_STATIC, "iwae", 5, 87.63, 3),
+            (_STATIC, "iwae", 50, 87.10, 3),
+            (_DYNAMIC, "elbo", 1, 86.76, 1),
+            (_DYNAMIC, "iwae", 5, 85.54, 1),
+            (_DYNAMIC, "iwae", 50, 84.78, 1),
+        )
+    ),
+    Published(
+        "real_nvp",
+        "mnist",
+        "grey",
+        {"architecture": "multi_scale"},
+        1.06,
+        "exact, dequantised",
+        "Grathwohl et al. 2019, table 2",
+        _READ,
+    ),
+)
+
+
+def find(result: Mapping[str, Any]) -> Published | None:
+    """The published number that a result of ours stands beside, if there is one."""
+    for published in PUBLISHED:
+        same_data = (published.data, published.protocol) == (
+            result["data"]["name"],
+            result["data"]["protocol"],
+        )
+        settings = result["settings"]
+        if (
+            same_data
+            and published.experiment == result["experiment"]
+            and all(settings.get(name) == value for name, value in published.settings.items())
+        ):
+            return published
+    return None
