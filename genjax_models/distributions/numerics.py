@@ -26,7 +26,8 @@ def check_event(value: Array, parameter: Array) -> Array:
     Raises:
         ValueError: the shapes differ. Broadcasting would sum a batch as if it were one example.
     """
-    value = jnp.asarray(value)
+    # A copy (XLA removes it): vmap under jit would hand a numpy batch to a custom rule as it is.
+    value = jnp.array(value)
     if value.shape != jnp.shape(parameter):
         raise ValueError(
             f"value must have the shape of one event, {jnp.shape(parameter)}, got {value.shape}:"

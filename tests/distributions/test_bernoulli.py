@@ -109,3 +109,11 @@ def test_values_of_any_dtype(dtype) -> None:
     logits = jnp.array([0.3, -1.0, 2.0])
     exact = scipy.special.log_expit([0.3, 1.0, 2.0]).sum()
     np.testing.assert_allclose(Bernoulli(logits).log_prob(value), exact, rtol=1e-6)
+
+
+def test_a_numpy_batch_may_be_mapped_under_jit() -> None:
+    xs = np.eye(4, 3, dtype=np.float32)
+    found = jax.jit(lambda logits: jax.vmap(lambda x: Bernoulli(logits).log_prob(x))(xs))(
+        jnp.zeros(3)
+    )
+    np.testing.assert_allclose(found, -3 * np.log(2), rtol=1e-6)
