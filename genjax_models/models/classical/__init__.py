@@ -1,1 +1,5 @@
-"""Classical models: no deep network."""
+"""Classical models: no deep network. The steps of EM are functions beside each model's factory."""
+
+from genjax_models.models.classical import factor_analysis, mixture_of_bernoullis
+
+__all__ = ["factor_analysis", "mixture_of_bernoullis"]
