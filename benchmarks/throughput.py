@@ -59,7 +59,7 @@ def main(settings: Settings) -> None:
         raise ValueError(f"rounds must be at least 6 for a 95 % interval, got {settings.rounds}")
     # Compile times are of real compilations.
     jax.config.update("jax_enable_compilation_cache", False)
-    report = [_machine()]
+    report = [describe_machine()]
     for statement in IMPORTS:
         report.append(f"`{statement}` beyond `import jax`: {_import_time(statement)} s")
     for num_samples in settings.num_samples:
@@ -170,7 +170,8 @@ def _import_time(statement: str, num_processes: int = 9) -> Interval:
     return median_interval(seconds[1:])
 
 
-def _machine() -> str:
+def describe_machine() -> str:
+    """Processor, versions and load, for the head of a report."""
     packages = ("jax", "jaxlib", "flax", "optax", *OPTIONAL)
     versions = [f"{name} {_version(name)}" for name in packages]
     device = jax.devices()[0]

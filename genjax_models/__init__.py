@@ -5,6 +5,7 @@ The subpackages load on first use: `import genjax_models` costs little more than
 - `interfaces`: the shapes that everything else is made of.
 - `distributions`: the few that distrax lacks or is slow at, and what an estimator must know of one.
 - `networks`: neural networks as (init, apply) pairs.
+- `kernels`: small transition kernels, and what runs them.
 - `models`: what is assumed of the data.
 - `learning`: bounds and objectives.
 - `evaluation`: log-likelihoods with their error bars.
@@ -22,6 +23,7 @@ _SUBMODULES = (
     "evaluation",
     "inference",
     "interfaces",
+    "kernels",
     "learning",
     "models",
     "networks",

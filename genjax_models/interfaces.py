@@ -59,6 +59,18 @@ class Network(NamedTuple):
     apply: Callable[[Params, Array], Array]
 
 
+class ConditionalNetwork(NamedTuple):
+    """A neural network with a second input, e.g. the time of a diffusion model.
+
+    Attributes:
+        init: `init(key) -> params`.
+        apply: `apply(params, inputs, context) -> outputs`, for one example.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, Array, Array], Array]
+
+
 class DensityModel(NamedTuple):
     """A model whose density is computed exactly, e.g. an autoregressive network or a flow.
 
@@ -85,6 +97,22 @@ class EnergyModel(NamedTuple):
 
     init: Callable[[Key], Params]
     energy: Callable[[Params, PyTree], Array]
+
+
+class AnnealingPath(NamedTuple):
+    """Unnormalised densities f_beta(x), 0 <= beta <= 1, from one that is known to one that is not.
+
+    Attributes:
+        sample: `sample(key) -> x`, one exact draw from f_0 / Z_0.
+        log_normalizer: log Z_0, a scalar in nats.
+        energy: `energy(x, beta) -> []`, -log f_beta(x) in nats.
+        kernel: `kernel(key, x, beta) -> x`, which leaves f_beta invariant.
+    """
+
+    sample: Callable[[Key], PyTree]
+    log_normalizer: Array
+    energy: Callable[[PyTree, Array], Array]
+    kernel: Callable[[Key, PyTree, Array], PyTree]
 
 
 class LatentVariableModel(NamedTuple):

@@ -7,8 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.models.classical import factor_analysis, mixture_of_bernoullis
+from genjax_models.models.energy import rbm
+from genjax_models.models.fully_observed import nade
 from genjax_models.models.latent import vae
-from genjax_models.networks import convolutional_decoder, convolutional_encoder
+from genjax_models.models.markov_chain import as_latent_variable_model, diffusion, from_variances
+from genjax_models.models.transformation import generator
+from genjax_models.networks import convolutional_decoder, convolutional_encoder, time_mlp
 from tests import oracles
 
 
@@ -65,6 +70,18 @@ def _pytrees() -> Case:
     return Case(oracles.structured_linear_gaussian(), xs, np.isfinite)
 
 
+def _diffusion() -> Case:
+    model = diffusion(
+        time_mlp(4, num_units=4, num_blocks=1, num_time_features=4),
+        from_variances([0.4, 0.6]),
+        num_dims=4,
+        likelihood="discretized_gaussian",
+        num_levels=17,
+        clip=False,
+    )
+    return Case(as_latent_variable_model(model), grid(17, 4), levels(17))
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "vae, bernoulli": lambda: _vae(2),
     "vae, gaussian": lambda: _vae(5, likelihood="gaussian"),
@@ -72,4 +89,24 @@ MODELS: dict[str, Callable[[], Case]] = {
     "vae, convolutional": _convolutional_vae,
     "linear-Gaussian, pytrees": _pytrees,
     "discrete, by hand": lambda: Case(oracles.discrete(), grid(2, 3), levels(2), "rloo"),
+    "nade": lambda: Case(
+        nade(num_dims=9, hidden_dim=3, ordering=[4, 0, 8, 2, 7, 1, 3, 6, 5]), grid(2, 9), levels(2)
+    ),
+    "factor analysis": lambda: Case(
+        factor_analysis.factor_analysis(num_dims=5, latent_dim=2), grid(7, 5), np.isfinite
+    ),
+    "mixture of Bernoullis": lambda: Case(
+        mixture_of_bernoullis.mixture_of_bernoullis(num_dims=5, num_components=3),
+        grid(2, 5),
+        levels(2),
+    ),
+    "rbm": lambda: Case(
+        rbm.rbm(num_dims=4, num_hidden=3), grid(2, 4), levels(2), kernel=rbm.gibbs_kernel
+    ),
+    "diffusion": _diffusion,
+    "generator": lambda: Case(
+        generator(num_dims=4, noise_dim=3, hidden=(5,), output="sigmoid"),
+        grid(17, 4),
+        lambda x: (x > 0) & (x < 1),
+    ),
 }

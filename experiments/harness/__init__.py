@@ -12,6 +12,7 @@ from experiments.harness.experiment import (
     run_experiment,
     steps_per_epoch,
 )
+from experiments.harness.implicit import ImplicitEvaluator
 from experiments.harness.latent import LatentEvaluator
 from experiments.harness.loop import train
 from experiments.harness.report import print_result
@@ -22,6 +23,7 @@ __all__ = [
     "Dataset",
     "DensityEvaluator",
     "Evaluator",
+    "ImplicitEvaluator",
     "LatentEvaluator",
     "Run",
     "Settings",

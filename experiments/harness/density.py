@@ -83,9 +83,15 @@ class DensityEvaluator:
 
 
 def draw_samples(
-    sample: Callable[[Params, Key], Array], params: Params, key: Key, dataset: Dataset, run: Run
+    sample: Callable[[Params, Key], Array],
+    params: Params,
+    key: Key,
+    dataset: Dataset,
+    run: Run,
+    *,
+    name: str = "samples.png",
 ) -> np.ndarray:
-    """samples.png: a grid of images, or points of the plane beside the test set's; gives them back.
+    """A picture: a grid of images, or points of the plane beside the test set's; gives them back.
 
     Args:
         sample: `sample(params, key) -> x`.
@@ -93,11 +99,12 @@ def draw_samples(
         key: PRNG key.
         dataset: says what an example is.
         run: the run's folder.
+        name: of the picture.
     """
     is_plane = dataset.example_shape == (2,)
     keys = jax.random.split(key, _NUM_POINTS if is_plane else _NUM_SAMPLES)
     samples = np.asarray(jax.jit(jax.vmap(sample, in_axes=(None, 0)))(params, keys))
-    path = run.path / "samples.png"
+    path = run.path / name
     if is_plane:
         pictures.save_points(path, {"data": dataset.test.x[:_NUM_POINTS], "samples": samples})
     else:

@@ -94,7 +94,7 @@ def train(
     run.rewind(start)
     spent = _seconds_before(run)
     data, make_batches, take = _feed(dataset, settings, mesh)
-    dispatches = _Dispatches(_dispatch(algorithm, dataset, take, training_key))
+    dispatches = _Dispatches(_dispatch(algorithm, dataset, take, training_key), mesh)
     monitored = np.unique(np.linspace(0, num_steps, _NUM_MONITORED + 1)[1:] // steps_per_dispatch)
     saved_at = time.perf_counter()
 
@@ -172,8 +172,10 @@ def _dispatch(
 class _Dispatches:
     """The compiled dispatches by their number of steps: at most a full one and a last one."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
-        self._jitted = jax.jit(dispatch, donate_argnums=0)
+    def __init__(self, dispatch: Dispatch, mesh: Mesh) -> None:
+        # Chains or whatever else a state holds may come out of a step sharded as its batch is.
+        whole = replicated(mesh)
+        self._jitted = jax.jit(dispatch, donate_argnums=0, out_shardings=whole)
         self._compiled: dict[int, Any] = {}
 
     def compiled(self, arguments: tuple[Any, Array, Array, Array]) -> tuple[Dispatch, float]:

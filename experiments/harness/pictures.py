@@ -49,13 +49,20 @@ def save_reconstructions(
     save_grid(path, rows.reshape(-1, pairs.shape[-1]), example_shape, num_columns=num_columns)
 
 
-def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
+def save_curves(
+    path: Path,
+    records: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str],
+    *,
+    ylabel: str = "nats per example",
+) -> None:
     """Learning curves.
 
     Args:
         path: the PNG file.
         records: of the run, each with "step".
         names: the metrics to draw, and what to call each.
+        ylabel: what they are.
     """
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -70,7 +77,7 @@ def save_curves(path: Path, records: Sequence[Mapping[str, Any]], names: Mapping
         margin = 0.05 * (max(drawn) - min(drawn)) or 1.0
         axes.set_ylim(min(drawn) - margin, max(drawn) + margin)
     axes.set_xlabel("step")
-    axes.set_ylabel("nats per example")
+    axes.set_ylabel(ylabel)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -6,6 +6,7 @@ least.
 """
 
 from genjax_models.distributions.bernoulli import Bernoulli
+from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
 from genjax_models.distributions.divergences import kl_divergence
 from genjax_models.distributions.gaussian import DiagonalGaussian
@@ -14,6 +15,7 @@ from genjax_models.distributions.reparameterization import is_reparameterized
 __all__ = [
     "Bernoulli",
     "DiagonalGaussian",
+    "DiscretizedGaussian",
     "DiscretizedLogistic",
     "is_reparameterized",
     "kl_divergence",

@@ -160,8 +160,8 @@ def _mmd_test(
     def permuted(index: Array) -> Array:
         return jax.random.permutation(jax.random.fold_in(key, index), observed)
 
-    # A few at a time: sorting all of them at once would take more memory than the kernel.
-    others = jax.lax.map(permuted, jnp.arange(num_permutations), batch_size=16)
+    # One after the other: sorting all of them at once would take more memory than the kernel.
+    others = jax.lax.map(permuted, jnp.arange(num_permutations))
     members = jnp.concatenate([observed[:, None], others.T], axis=1)
     estimate, values, rounding = _statistics(x, y, members, bandwidth, chunk_size)
     num_larger = jnp.sum(values[1:] >= values[0] - rounding)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
-from genjax_models.interfaces import Array, Key, Network, Params
+from genjax_models.interfaces import Array, ConditionalNetwork, Key, Network, Params
 
 
 def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
@@ -28,3 +28,28 @@ def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         return module.apply(params, inputs)
 
     return Network(init, apply)
+
+
+def conditional_from_flax(
+    module: linen.Module, input_shape: tuple[int, ...], context_shape: tuple[int, ...]
+) -> ConditionalNetwork:
+    """A flax (linen) module of two inputs as an (init, apply) pair.
+
+    Args:
+        module: takes one example of `input_shape` and its context of `context_shape`; all its
+            variables are parameters.
+        input_shape: of one example, without a batch axis.
+        context_shape: of its context.
+
+    Returns:
+        `ConditionalNetwork(init, apply)`.
+    """
+
+    @jax.jit  # As above.
+    def init(key: Key) -> Params:
+        return module.init(key, jnp.zeros(input_shape), jnp.zeros(context_shape))
+
+    def apply(params: Params, inputs: Array, context: Array) -> Any:
+        return module.apply(params, inputs, context)
+
+    return ConditionalNetwork(init, apply)

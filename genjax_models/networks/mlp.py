@@ -17,18 +17,20 @@ class MLP(linen.Module):
         hidden: number of units of each hidden layer.
         num_outputs: number of units of the last layer.
         activation: elementwise function after each hidden layer.
+        zero_last_layer: start with outputs of zero.
     """
 
     hidden: tuple[int, ...]
     num_outputs: int
     activation: Callable[[Array], Array] = jax.numpy.tanh
+    zero_last_layer: bool = False
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """Outputs [num_outputs] of inputs [num_inputs]."""
         for num_units in self.hidden:
             inputs = self.activation(_dense(num_units)(inputs))
-        return _dense(self.num_outputs)(inputs)
+        return _dense(self.num_outputs, zero=self.zero_last_layer)(inputs)
 
 
 def mlp(
@@ -37,6 +39,7 @@ def mlp(
     num_outputs: int,
     *,
     activation: Callable[[Array], Array] = jax.numpy.tanh,
+    zero_last_layer: bool = False,
 ) -> Network:
     """A multilayer perceptron with Glorot-uniform weights and zero biases.
 
@@ -45,16 +48,19 @@ def mlp(
         hidden: number of units of each hidden layer; empty for an affine map.
         num_outputs: size of the output vector.
         activation: elementwise function after each hidden layer.
+        zero_last_layer: start with weights of zero in the last layer: outputs of zero.
 
     Returns:
         `Network(init, apply)` from [num_inputs] to [num_outputs].
     """
-    return from_flax(MLP(tuple(hidden), num_outputs, activation), (num_inputs,))
+    module = MLP(tuple(hidden), num_outputs, activation, zero_last_layer)
+    return from_flax(module, (num_inputs,))
 
 
-def _dense(num_units: int) -> linen.Dense:
+def _dense(num_units: int, *, zero: bool = False) -> linen.Dense:
+    initializers = linen.initializers
     return linen.Dense(
         num_units,
-        kernel_init=linen.initializers.glorot_uniform(),
+        kernel_init=initializers.zeros if zero else initializers.glorot_uniform(),
         dot_general=rows_dot_general,
     )
