@@ -56,7 +56,7 @@ PUBLISHED = (
     Published(
         "rbm",
         *_STATIC,
-        {"hidden_dim": 500},
+        {"num_hidden": 500},
         86.34,
         "AIS (CD-25)",
         "Salakhutdinov & Murray 2008",
@@ -86,7 +86,7 @@ PUBLISHED = (
         "real_nvp",
         "mnist",
         "grey",
-        {"architecture": "multi_scale"},
+        {"network": "multi_scale"},
         1.06,
         "exact, dequantised",
         "Grathwohl et al. 2019, table 2",

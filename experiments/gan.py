@@ -58,7 +58,7 @@ class Settings(harness.Settings):
     """Decay of Adam's first moment."""
     adam_beta2: float = 0.99
     """Decay of Adam's second moment."""
-    evaluation_samples: int = 10_000
+    evaluation_samples: int = 2000
     """Samples, test examples and training examples that are compared at most."""
     num_permutations: int = 1000
     """Permutations of the two-sample test."""

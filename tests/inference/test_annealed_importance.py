@@ -175,20 +175,20 @@ GAUSSIAN_LOG_PARTITION = 0.5 * np.log(2 * np.pi) + np.log(0.5) - 3.0
 
 
 def test_a_geometric_path_between_gaussians() -> None:
-    path, num_chains = gaussian_path(), 5000
+    path, ladder, num_chains = gaussian_path(), np.linspace(0, 1, 101), 2000
     starts = {"value": -1 + 0.5 * jax.random.normal(jax.random.key(2), (num_chains,))}
 
     @jit_once
     def estimate(key):
         forward_key, reverse_key = jax.random.split(key)
         return (
-            annealed_importance_sampling(path, forward_key, LADDER, num_chains=num_chains),
-            reverse_annealed_importance_sampling(path, reverse_key, starts, LADDER),
+            annealed_importance_sampling(path, forward_key, ladder, num_chains=num_chains),
+            reverse_annealed_importance_sampling(path, reverse_key, starts, ladder),
         )
 
     for direction in estimate(jax.random.key(1)):
         error = direction.value - GAUSSIAN_LOG_PARTITION
-        assert abs(error) < 5 * direction.monte_carlo_error < 0.1
+        assert abs(error) < 5 * direction.monte_carlo_error < 0.2
 
 
 def test_memory_does_not_grow_with_the_number_of_temperatures() -> None:

@@ -28,11 +28,11 @@ def test_it_is_the_equation_and_the_layout() -> None:
     image = np.random.default_rng(0).normal(size=(3, 4, 2))
     outputs = jit_once(network.apply)(params, jnp.asarray(image.reshape(-1), jnp.float32))
     layers = params["params"]
-    hidden = convolve(image, layers["Conv_0"])
+    hidden = convolve(image, layers["Convolution_0"])
     for block in range(2):
-        inner = convolve(np.maximum(hidden, 0), layers[f"Conv_{2 * block + 1}"])
-        hidden = hidden + convolve(np.maximum(inner, 0), layers[f"Conv_{2 * block + 2}"])
-    last = convolve(np.maximum(hidden, 0), layers["Conv_5"])
+        inner = convolve(np.maximum(hidden, 0), layers[f"Convolution_{2 * block + 1}"])
+        hidden = hidden + convolve(np.maximum(inner, 0), layers[f"Convolution_{2 * block + 2}"])
+    last = convolve(np.maximum(hidden, 0), layers["Convolution_5"])
     expected = np.concatenate([last[..., :2].reshape(-1), last[..., 2:].reshape(-1)])
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
 
