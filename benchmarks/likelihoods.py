@@ -7,6 +7,7 @@ same of one's own runs.
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -203,39 +204,51 @@ def _markdown_row(row: Row) -> str:
 
 
 def draw(found: Mapping[Column, Sequence[Row]], path: Path) -> None:
-    """A bar for each model with its error bar, and a tick where the published value is."""
+    """A bar for each model with its error bar, and a tick where the published value is.
+
+    Columns of a single row are left out: there is nothing to compare.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # Pictures go to files; there may be no screen.
     import matplotlib.pyplot as plt
 
-    heights = [len(lines) + 1 for lines in found.values()]
+    drawn = {column: lines for column, lines in found.items() if len(lines) > 1} or dict(found)
+    heights = [len(lines) + 1.5 for lines in drawn.values()]
     figure, all_axes = plt.subplots(
-        len(found),
+        len(drawn),
         1,
-        figsize=(7, 0.3 * sum(heights) + 0.5),
+        figsize=(8, 0.28 * sum(heights) + 0.5),
         height_ratios=heights,
         layout="constrained",
         squeeze=False,
     )
-    for axes, (column, lines) in zip(all_axes[:, 0], found.items(), strict=True):
-        values = [row.value for row in lines]
-        errors = [row.standard_error for row in lines]
-        references = [row.published.value if row.published else float("nan") for row in lines]
-        places = range(len(lines))
-        axes.barh(places, values, xerr=errors, height=0.6, color="#9db4c0", ecolor="black")
-        axes.plot(references, places, "|", color="#b23a48", markersize=14, markeredgewidth=2.5)
-        labels = [f"{row.model} ({row.estimator})" for row in lines]
-        axes.set_yticks(places, labels, fontsize=7)
-        axes.invert_yaxis()
-        known = values + [value for value in references if value == value]
-        margin = 0.1 * (max(known) - min(known)) + 2 * max(errors)
-        axes.set_xlim(max(0.0, min(known) - 3 * margin), max(known) + margin)
-        axes.set_title(column.title, fontsize=8, loc="left")
-        axes.tick_params(axis="x", labelsize=7)
+    for axes, (column, lines) in zip(all_axes[:, 0], drawn.items(), strict=True):
+        _draw_column(axes, column, lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _draw_column(axes: Any, column: Column, lines: Sequence[Row]) -> None:
+    values = [row.value for row in lines]
+    errors = [row.standard_error for row in lines]
+    references = [row.published.value if row.published else math.nan for row in lines]
+    known = [*values, *(value for value in references if value == value)]
+    spread = max(known) - min(known)
+    # The bars begin a little below the best value: what matters is how far they are apart.
+    low, high = min(known) - 0.3 * spread - 2 * max(errors), max(known) + 0.2 * spread
+    places = range(len(lines))
+    widths = [value - low for value in values]
+    axes.barh(places, widths, left=low, xerr=errors, height=0.6, color="#9db4c0", ecolor="black")
+    axes.plot(references, places, "|", color="#b23a48", markersize=13, markeredgewidth=2.5)
+    # The first words of how it was measured; the table has the rest.
+    labels = [f"{row.model} ({row.estimator.split(',')[0]})" for row in lines]
+    axes.set_yticks(places, labels, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(low, high + 3 * max(errors))
+    axes.set_title(f"{column.title}, test set", fontsize=8, loc="left")
+    axes.tick_params(axis="x", labelsize=7)
 
 
 def main() -> None:

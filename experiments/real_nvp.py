@@ -59,7 +59,7 @@ class Settings(harness.Settings):
     """Largest |log scale| of a coupling."""
     alpha: float = 0.05
     """Of the logit transform of grey levels: logit(alpha + (1 - 2 alpha) y)."""
-    num_epochs: int = 200
+    num_epochs: int = 100
     """Passes through the training set."""
     learning_rate: float = 1e-3
     """Of Adam, at the start; a cosine takes it to 0."""

@@ -12,7 +12,13 @@ from genjax_models.models.energy import rbm
 from genjax_models.models.fully_observed import nade
 from genjax_models.models.latent import vae
 from genjax_models.models.markov_chain import as_latent_variable_model, diffusion, from_variances
-from genjax_models.models.transformation import generator
+from genjax_models.models.transformation import (
+    density,
+    generator,
+    logit_transformed,
+    multi_scale_flow,
+    real_nvp,
+)
 from genjax_models.networks import convolutional_decoder, convolutional_encoder, time_mlp
 from tests import oracles
 
@@ -82,6 +88,14 @@ def _diffusion() -> Case:
     return Case(as_latent_variable_model(model), grid(17, 4), levels(17))
 
 
+def _flow_of_images() -> Case:
+    flow = multi_scale_flow(
+        image_shape=(4, 2), num_scales=2, num_couplings=2, num_features=2, num_blocks=0
+    )
+    model = logit_transformed(density(flow), alpha=0.05)
+    return Case(model, grid(5, 8), lambda y: (y > -1 / 18) & (y < 19 / 18))
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "vae, bernoulli": lambda: _vae(2),
     "vae, gaussian": lambda: _vae(5, likelihood="gaussian"),
@@ -104,6 +118,10 @@ MODELS: dict[str, Callable[[], Case]] = {
         rbm.rbm(num_dims=4, num_hidden=3), grid(2, 4), levels(2), kernel=rbm.gibbs_kernel
     ),
     "diffusion": _diffusion,
+    "real_nvp": lambda: Case(
+        real_nvp(num_dims=3, num_couplings=3, hidden=(4,)), grid(5, 3), np.isfinite
+    ),
+    "real_nvp, several scales, logits": _flow_of_images,
     "generator": lambda: Case(
         generator(num_dims=4, noise_dim=3, hidden=(5,), output="sigmoid"),
         grid(17, 4),

@@ -92,7 +92,14 @@ def moments(
 
 
 def batch_moments(replicates: PyTree) -> Moments:
-    """Moments of replicates that are all at hand: leaves [N, ...]."""
+    """Moments of replicates that are all at hand: leaves [N, ...].
+
+    Args:
+        replicates: a pytree with leading axis [N].
+
+    Returns:
+        Their moments.
+    """
     replicates = jax.tree.map(at_least_float32, replicates)
     leaf = jax.tree.leaves(replicates)[0]
     mean = jax.tree.map(lambda values: jnp.mean(values, axis=0), replicates)
@@ -106,7 +113,15 @@ def batch_moments(replicates: PyTree) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """The moments of two sets of replicates together; either may be empty."""
+    """The moments of two sets of replicates together; either may be empty.
+
+    Args:
+        a: moments of some replicates.
+        b: moments of others.
+
+    Returns:
+        The moments of both together.
+    """
     n = a.num_replicates + b.num_replicates
     share_a, share_b = a.num_replicates / n, b.num_replicates / n
     delta = jax.tree.map(lambda x, y: y - x, a.mean, b.mean)

@@ -66,7 +66,14 @@ def parallel_tempering(
 
 
 def coldest(states: PyTree) -> PyTree:
-    """The replica at beta = 1: the last one."""
+    """The replica at beta = 1: the last one.
+
+    Args:
+        states: of all replicas, each leaf with leading axis [L].
+
+    Returns:
+        The state at beta = 1.
+    """
     return jax.tree.map(lambda leaf: leaf[-1], states)
 
 

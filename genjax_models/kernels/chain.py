@@ -43,7 +43,16 @@ def run_chain(
 
 
 def as_state(kernel: Kernel, params: Params, x: PyTree) -> PyTree:
-    """x in the dtypes of the kernel's states, so that a loop may begin with it."""
+    """x in the dtypes of the kernel's states, so that a loop may begin with it.
+
+    Args:
+        kernel: `kernel(params, key, x) -> x`.
+        params: its parameters.
+        x: a state.
+
+    Returns:
+        The state, cast.
+    """
     key = jax.eval_shape(jax.random.key, 0)
     states = jax.eval_shape(kernel, params, key, x)
     return jax.tree.map(lambda leaf, state: jnp.asarray(leaf, state.dtype), x, states)

@@ -153,6 +153,12 @@ def scaled_uniform(scale: float = 1.0) -> Callable[..., Array]:
 
     They are drawn as a vector and then shaped: XLA takes several times longer to compile a draw of
     four dimensions, of which a U-Net has dozens.
+
+    Args:
+        scale: variance times the number of inputs.
+
+    Returns:
+        An initializer, `init(key, shape, dtype) -> weights`.
     """
 
     def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:

@@ -18,6 +18,7 @@ from experiments.gan import Settings
 from experiments.harness import checkpoints
 from experiments.harness.mesh import make_mesh
 from experiments.harness.run import load_config
+from tests import interruption
 from tests.statistics import jit_once
 
 SMALL: dict[str, Any] = {
@@ -142,32 +143,15 @@ def test_the_folders_hold_the_pictures(digits: Path, ring: Path) -> None:
             assert min(pixels.shape[:2]) >= 100 and pixels[..., :3].std() > 0.02, name
 
 
-class KilledError(Exception):
-    """Stands for a kill, where there need be none."""
-
-
 def test_a_resumed_run_ends_as_the_uninterrupted_one(digits: Path, tmp_path, monkeypatch) -> None:
     """Both players are in the checkpoint, with their optimizers."""
-    save = checkpoints.save
-
-    def save_and_stop(folder: Path, step: int, state: Any) -> None:
-        save(folder, step, state)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save_and_stop)
-        with pytest.raises(KilledError):
-            gan.run(Settings(out=str(tmp_path), **SMALL))
-    assert checkpoints.latest_step(tmp_path / "checkpoints") == 100
-    assert not (tmp_path / "result.json").exists()
-    gan.run(Settings(out=str(tmp_path), resume=True, **SMALL))
+    interruption.run_in_two_parts(gan.run, Settings(out=str(tmp_path), **SMALL), monkeypatch)
+    interruption.assert_same_end(tmp_path, digits)
     ours, theirs = (last_state(folder) for folder in (tmp_path, digits))
     assert len(jax.tree.leaves(ours.critic_params)) == 4
     assert ours.critic_optimizer_state[0].count == 3 * 130
     for left, right in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(left, right)
-    metrics = [read_json(folder / "result.json")["metrics"] for folder in (tmp_path, digits)]
-    assert metrics[0] == metrics[1]
 
 
 def last_state(folder: Path) -> Any:

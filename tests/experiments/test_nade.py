@@ -10,8 +10,8 @@ import pytest
 from matplotlib import image
 
 from experiments import harness, nade
-from experiments.harness import checkpoints
 from experiments.nade import Settings
+from tests import interruption
 from tests.statistics import jit_once
 
 SMALL: dict[str, Any] = {
@@ -85,31 +85,9 @@ def test_the_folder_holds_the_pictures(digits: Path) -> None:
         assert min(pixels.shape[:2]) >= 100 and pixels[..., :3].std() > 0.02, name
 
 
-class KilledError(Exception):
-    """Stands for a kill, where there need be none."""
-
-
 def test_a_resumed_run_ends_as_the_uninterrupted_one(digits: Path, tmp_path, monkeypatch) -> None:
-    save = checkpoints.save
-
-    def save_and_stop(folder: Path, step: int, state: Any) -> None:
-        save(folder, step, state)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save_and_stop)
-        with pytest.raises(KilledError):
-            nade.run(Settings(out=str(tmp_path), **SMALL))
-    assert checkpoints.latest_step(tmp_path / "checkpoints") == 100
-    assert not (tmp_path / "result.json").exists()
-    nade.run(Settings(out=str(tmp_path), resume=True, **SMALL))
-    for ours, theirs in zip(
-        *(jax.tree.leaves(harness.load_run(folder).params) for folder in (tmp_path, digits)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    metrics = [read_json(folder / "result.json")["metrics"] for folder in (tmp_path, digits)]
-    assert metrics[0] == metrics[1]
+    interruption.run_in_two_parts(nade.run, Settings(out=str(tmp_path), **SMALL), monkeypatch)
+    interruption.assert_same_end(tmp_path, digits)
 
 
 def test_the_weight_decay_shrinks_the_parameters_by_its_share() -> None:

@@ -12,10 +12,9 @@ import pytest
 from matplotlib import image
 
 from experiments import harness, rbm
-from experiments.harness import checkpoints
 from experiments.rbm import Settings
 from genjax_models.models.energy import rbm as machine
-from tests import programs
+from tests import interruption, programs
 from tests.models.energy import machines
 from tests.statistics import jit_once
 
@@ -116,34 +115,10 @@ def test_the_folder_holds_the_pictures(exact: Path) -> None:
         assert min(pixels.shape[:2]) >= 50 and pixels[..., :3].std() > 0.02, name
 
 
-class KilledError(Exception):
-    """Stands for a kill, where there need be none."""
-
-
 def test_a_resumed_run_ends_as_the_uninterrupted_one(exact: Path, tmp_path, monkeypatch) -> None:
     """Bit for bit, which the persistent chains must be restored for."""
-    save = checkpoints.save
-    saved = []
-
-    def save_and_stop(folder: Path, step: int, state: Any) -> None:
-        save(folder, step, state)
-        saved.append(state)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save_and_stop)
-        with pytest.raises(KilledError):
-            rbm.run(Settings(out=str(tmp_path), **SMALL))
-    assert saved[0].objective_state.shape == (20, 64)
-    assert not (tmp_path / "result.json").exists()
-    rbm.run(Settings(out=str(tmp_path), resume=True, **SMALL))
-    for ours, theirs in zip(
-        *(jax.tree.leaves(harness.load_run(folder).params) for folder in (tmp_path, exact)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    metrics = [read_json(folder / "result.json")["metrics"] for folder in (tmp_path, exact)]
-    assert metrics[0] == metrics[1]
+    interruption.run_in_two_parts(rbm.run, Settings(out=str(tmp_path), **SMALL), monkeypatch)
+    interruption.assert_same_end(tmp_path, exact)
 
 
 def test_the_steps_of_a_chain_rise_in_equal_stages() -> None:

@@ -14,9 +14,9 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from experiments import harness, real_nvp
-from experiments.harness import checkpoints
 from experiments.real_nvp import Settings
 from genjax_models.models.transformation.couplings import alternating_masks, checkerboard_masks
+from tests import interruption
 from tests.statistics import jit_once
 
 # Whole dispatches of 100 steps: one program each.
@@ -160,31 +160,11 @@ def test_the_folder_holds_the_pictures(digits: Path, half_moons: Path) -> None:
             assert min(pixels.shape[:2]) >= 100 and pixels[..., :3].std() > 0.02, name
 
 
-class KilledError(Exception):
-    """Stands for a kill, where there need be none."""
-
-
 def test_a_resumed_run_ends_as_the_uninterrupted_one(digits: Path, tmp_path, monkeypatch) -> None:
-    save = checkpoints.save
-
-    def save_and_stop(folder: Path, step: int, state: Any) -> None:
-        save(folder, step, state)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", save_and_stop)
-        with pytest.raises(KilledError):
-            real_nvp.run(Settings(out=str(tmp_path), **ON_DIGITS))
-    assert checkpoints.latest_step(tmp_path / "checkpoints") == 100
-    assert not (tmp_path / "result.json").exists()
-    real_nvp.run(Settings(out=str(tmp_path), resume=True, **ON_DIGITS))
-    for ours, theirs in zip(
-        *(jax.tree.leaves(harness.load_run(folder).params) for folder in (tmp_path, digits)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-    metrics = [read_json(folder / "result.json")["metrics"] for folder in (tmp_path, digits)]
-    assert metrics[0] == metrics[1]
+    interruption.run_in_two_parts(
+        real_nvp.run, Settings(out=str(tmp_path), **ON_DIGITS), monkeypatch
+    )
+    interruption.assert_same_end(tmp_path, digits)
 
 
 def test_the_start_fits_the_training_examples() -> None:

@@ -63,7 +63,7 @@ def test_every_part_of_the_bound_is_its_closed_form(reverse_variance: str) -> No
     np.testing.assert_allclose(bits, -drawn.value / np.log(2) / 2, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_terms", [2, 7, 29])
+@pytest.mark.parametrize("num_terms", [2, 7])
 def test_fewer_terms_are_unbiased_for_each_stretch(num_terms: int) -> None:
     model = gaussian_data.model(SCHEDULE, prediction="v")
     keys = jax.random.split(jax.random.key(7), 40_000)

@@ -111,25 +111,58 @@ def mean_logits(examples: ArrayLike, *, pseudocount: float = 1.0) -> Array:
 
 
 def free_energy(params: Params, v: Array) -> Array:
-    """F(v) = -b.v - sum_j softplus(c_j + (v' W)_j), so that p(v) = exp(-F(v)) / Z, a scalar."""
+    """F(v) = -b.v - sum_j softplus(c_j + (v' W)_j), so that p(v) = exp(-F(v)) / Z, a scalar.
+
+    Args:
+        params: of the machine.
+        v: one example [D].
+
+    Returns:
+        F(v), a scalar in nats.
+    """
     v = _check_visible(params, v)
     linear = sum_event(v * params["visible_bias"])
     return -linear - sum_event(softplus(at_least_float32(hidden_logits(params, v))))
 
 
 def joint_energy(params: Params, v: Array, h: Array) -> Array:
-    """E(v, h) = -b.v - c.h - v' W h, a scalar."""
+    """E(v, h) = -b.v - c.h - v' W h, a scalar.
+
+    Args:
+        params: of the machine.
+        v: one example [D].
+        h: hidden units [H].
+
+    Returns:
+        E(v, h), a scalar in nats.
+    """
     v, h = _check_visible(params, v), check_event(h, params["hidden_bias"])
     return -sum_event(v * params["visible_bias"]) - sum_event(h * hidden_logits(params, v))
 
 
 def hidden_logits(params: Params, v: Array) -> Array:
-    """Log-odds of p(h_j = 1 | v): c + W' v, [H]."""
+    """Log-odds of p(h_j = 1 | v): c + W' v, [H].
+
+    Args:
+        params: of the machine.
+        v: one example [D].
+
+    Returns:
+        The log-odds, [H].
+    """
     return params["hidden_bias"] + v @ params["weights"]
 
 
 def visible_logits(params: Params, h: Array) -> Array:
-    """Log-odds of p(v_d = 1 | h): b + W h, [D]."""
+    """Log-odds of p(v_d = 1 | h): b + W h, [D].
+
+    Args:
+        params: of the machine.
+        h: hidden units [H].
+
+    Returns:
+        The log-odds, [D].
+    """
     return params["visible_bias"] + h @ params["weights"].T
 
 
@@ -143,6 +176,9 @@ def tempered_energy(
         v: one example [D].
         beta: inverse temperature, a scalar; at 1 this is `free_energy`.
         reference: the logits r at beta = 0, [D] or one number.
+
+    Returns:
+        The energy, a scalar in nats.
     """
     v = _check_visible(params, v)
     bias = (1 - beta) * reference + beta * params["visible_bias"]
@@ -182,14 +218,31 @@ def gibbs_kernel(
 
 
 def visible_means(params: Params, key: Key, v: Array) -> Array:
-    """E[v' | h] for h ~ p(h | v): what pictures show instead of the next v, [D]."""
+    """E[v' | h] for h ~ p(h | v): what pictures show instead of the next v, [D].
+
+    Args:
+        params: of the machine.
+        key: PRNG key.
+        v: one example [D].
+
+    Returns:
+        The means, [D].
+    """
     logits = at_least_float32(hidden_logits(params, _check_visible(params, v)))
     h = jax.random.bernoulli(key, sigmoid(logits)).astype(params["weights"].dtype)
     return sigmoid(visible_logits(params, h))
 
 
 def pseudo_log_likelihood(params: Params, v: Array) -> Array:
-    """sum_d log p(v_d | all other dimensions), a scalar in nats: exact, in O(D H), without Z."""
+    """sum_d log p(v_d | all other dimensions), a scalar in nats: exact, in O(D H), without Z.
+
+    Args:
+        params: of the machine.
+        v: one example [D].
+
+    Returns:
+        The sum, a scalar in nats.
+    """
     v = _check_visible(params, v)
     flips = 1 - 2 * v
     logits = hidden_logits(params, v)
@@ -245,6 +298,12 @@ def exact_log_partition(params: Params) -> Array:
 
         log Z = log sum_h exp(c.h + sum_d softplus(b_d + (W h)_d)), or the same with v and h changed
 
+    Args:
+        params: of the machine.
+
+    Returns:
+        log Z, a scalar in nats.
+
     Raises:
         ValueError: both layers have more than 20 units.
     """
@@ -253,6 +312,12 @@ def exact_log_partition(params: Params) -> Array:
 
 def exact_sampler(params: Params) -> Callable[[Key], Array]:
     """`sample(key) -> v`, independent draws of p(v), by enumeration of the smaller layer.
+
+    Args:
+        params: of the machine.
+
+    Returns:
+        `sample(key) -> v`.
 
     Raises:
         ValueError: both layers have more than 20 units.

@@ -174,7 +174,12 @@ def diffusion(
 
 
 def check_step(schedule: NoiseSchedule, t: int | Array) -> None:
-    """Raise a `ValueError` unless t, where its value is known, is in 1..T."""
+    """Raise a `ValueError` unless t, where its value is known, is in 1..T.
+
+    Args:
+        schedule: of T steps.
+        t: the step; a traced one is not known.
+    """
     if isinstance(t, int | np.integer) and not 1 <= t <= schedule.num_steps:
         raise ValueError(f"t must be in 1..{schedule.num_steps}, got {t}")
 

@@ -107,21 +107,51 @@ class Prediction(NamedTuple):
 
 
 def from_x_0(schedule: NoiseSchedule, x_t: Array, x_0: Array, t: int | Array) -> Prediction:
-    """The prediction with this x_0; t = 1..T."""
+    """The prediction with this x_0; t = 1..T.
+
+    Args:
+        schedule: of T steps.
+        x_t: the noised example, [num_dims].
+        x_0: the data, [num_dims].
+        t: 1..T.
+
+    Returns:
+        The prediction.
+    """
     signal, scale = _at(t, schedule.signal, schedule.noise_scale)
     noise = (x_t - signal * x_0) / scale
     return Prediction(x_0, noise, signal * noise - scale * x_0)
 
 
 def from_noise(schedule: NoiseSchedule, x_t: Array, noise: Array, t: int | Array) -> Prediction:
-    """The prediction with this noise; t = 1..T."""
+    """The prediction with this noise; t = 1..T.
+
+    Args:
+        schedule: of T steps.
+        x_t: the noised example, [num_dims].
+        noise: the noise in x_t, [num_dims].
+        t: 1..T.
+
+    Returns:
+        The prediction.
+    """
     signal, scale = _at(t, schedule.signal, schedule.noise_scale)
     x_0 = (x_t - scale * noise) / signal
     return Prediction(x_0, noise, signal * noise - scale * x_0)
 
 
 def from_v(schedule: NoiseSchedule, x_t: Array, v: Array, t: int | Array) -> Prediction:
-    """The prediction with this v; t = 1..T."""
+    """The prediction with this v; t = 1..T.
+
+    Args:
+        schedule: of T steps.
+        x_t: the noised example, [num_dims].
+        v: the velocity, [num_dims].
+        t: 1..T.
+
+    Returns:
+        The prediction.
+    """
     signal, scale = _at(t, schedule.signal, schedule.noise_scale)
     return Prediction(signal * x_t - scale * v, scale * x_t + signal * v, v)
 

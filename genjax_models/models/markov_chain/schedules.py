@@ -193,6 +193,13 @@ def log_snr_schedule(
 def schedule_by_name(name: str, num_steps: int) -> NoiseSchedule:
     """The schedule "linear", "cosine" or "log_snr" with its defaults.
 
+    Args:
+        name: of the schedule.
+        num_steps: T.
+
+    Returns:
+        The schedule.
+
     Raises:
         ValueError: an unknown name, or what the schedule itself refuses.
     """

@@ -152,6 +152,9 @@ def dequantize(key: Key, x: Array, *, num_levels: int) -> Array:
         key: PRNG key.
         x: levels, any shape.
         num_levels: L.
+
+    Returns:
+        y, of the shape of x.
     """
     return UniformBin(x, num_levels).sample(seed=key)
 
