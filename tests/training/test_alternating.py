@@ -155,15 +155,16 @@ def test_a_batch_of_any_structure() -> None:
     np.testing.assert_allclose(state.critic_params, -(1 * 4 + 2 * 7))
 
 
-@pytest.mark.parametrize(
-    ("name", "penalty"), [("non_saturating", "data"), ("wasserstein", "interpolated")]
-)
-def test_training_ends_at_the_law_of_the_data(name: str, penalty: str) -> None:
-    """An affine generator against a penalised critic: the mean and deviation of a Gaussian."""
+def test_training_ends_at_the_law_of_the_data() -> None:
+    """An affine generator against a penalised critic: the mean and deviation of a Gaussian.
+
+    With the interpolated penalty of a Wasserstein critic the players circle around it instead
+    (Mescheder et al. 2018, section 2.3).
+    """
     loc, scale = 1.5, 0.5
     model, judge = generator(num_dims=1, noise_dim=1, hidden=()), critic(num_dims=1, hidden=(16,))
     game = adversarial_game(
-        model, judge, adversarial.by_name(name), penalty=penalty, penalty_weight=1.0
+        model, judge, adversarial.non_saturating(), penalty="data", penalty_weight=1.0
     )
     num_steps = 600
 
