@@ -1,6 +1,6 @@
 """Principles of learning: bounds, and objectives whose gradients are estimators."""
 
-from genjax_models.learning import adversarial, bounds
+from genjax_models.learning import adversarial, bounds, gradients
 from genjax_models.learning.adversarial import AdversarialGame, adversarial_game
 from genjax_models.learning.contrastive import (
     PersistentContrastiveDivergence,
@@ -19,9 +19,11 @@ from genjax_models.learning.diffusion import (
 )
 from genjax_models.learning.importance import ImportanceSamples, importance_samples, log_weights
 from genjax_models.learning.likelihood import maximum_likelihood
+from genjax_models.learning.nvil import NVIL
 from genjax_models.learning.objectives import variational
 
 __all__ = [
+    "NVIL",
     "AdaptiveDiffusion",
     "AdversarialGame",
     "DiffusionBound",
@@ -34,6 +36,7 @@ __all__ = [
     "contrastive_divergence",
     "diffusion_bound",
     "diffusion_term",
+    "gradients",
     "importance_samples",
     "log_weights",
     "maximum_likelihood",

@@ -13,6 +13,7 @@ from genjax_models.interfaces import (
     Distribution,
     Key,
     LatentVariableModel,
+    Metrics,
     Params,
     PyTree,
 )
@@ -37,6 +38,22 @@ class ImportanceSamples(NamedTuple):
     def log_weights(self) -> Array:
         """log w_k = log p(x | z_k) + log p(z_k) - log q(z_k | x), [K], in nats."""
         return self.log_likelihood + self.log_prior - self.log_posterior
+
+
+class WeightParts(NamedTuple):
+    """What an objective keeps of a sample: the parts of its log weight, each [K].
+
+    Attributes:
+        log_likelihood: log p(x | z_k), in nats.
+        log_prior: log p(z_k).
+        log_posterior: log q(z_k | x).
+        slot: zeros; its cotangent scales that of z_k where the sampler says so.
+    """
+
+    log_likelihood: Array
+    log_prior: Array
+    log_posterior: Array
+    slot: Array
 
 
 def importance_samples(
@@ -108,12 +125,78 @@ def importance_sampler(
             log_posterior = posterior.log_prob(z)
         return ImportanceSamples(
             z,
-            _scalar("likelihood", model.likelihood(params, z).log_prob(x)),
-            _scalar("prior", prior.log_prob(z)),
-            _scalar("posterior", log_posterior),
+            scalar_log_prob("likelihood", model.likelihood(params, z).log_prob(x)),
+            scalar_log_prob("prior", prior.log_prob(z)),
+            scalar_log_prob("posterior", log_posterior),
         )
 
     return draw
+
+
+def part_sampler(
+    model: LatentVariableModel, params: Params, x: PyTree, *, pathwise: bool
+) -> Callable[[Key], WeightParts]:
+    """As `importance_sampler`, for the parts of the weight alone."""
+    draw = importance_sampler(model, params, x, pathwise=pathwise)
+
+    def draw_weight(key: Key) -> WeightParts:
+        _, log_likelihood, log_prior, log_posterior = draw(key)
+        slot = jnp.zeros_like(log_posterior)
+        return WeightParts(log_likelihood, log_prior, log_posterior, slot)
+
+    return draw_weight
+
+
+def draw_parts(
+    draw: Callable[[Key], WeightParts], key: Key, num_samples: int, chunk_size: int | None = None
+) -> WeightParts:
+    """K draws of the parts of a log weight, held all at once or a chunk at a time.
+
+    With a chunk size, memory forward and backward is that of one chunk: the backward pass computes
+    each chunk anew, for one more forward pass in all. The draws and the gradient are the same.
+
+    Args:
+        draw: `draw(key) -> WeightParts` of one sample.
+        key: PRNG key; sample k uses `jax.random.split(key, num_samples)[k]`.
+        num_samples: K.
+        chunk_size: samples held at a time, a divisor of K; None for all.
+
+    Returns:
+        The parts, each [K].
+    """
+    if chunk_size is None or chunk_size == num_samples:
+        return jax.vmap(draw)(jax.random.split(key, num_samples))
+
+    def draw_chunk(indices: Array) -> WeightParts:
+        # fold_in(key, k) is split(key, K)[k], without holding K keys.
+        return jax.vmap(lambda index: draw(jax.random.fold_in(key, index)))(indices)
+
+    # Nothing of a chunk but its parts is kept for the backward pass.
+    chunk = jax.checkpoint(draw_chunk, prevent_cse=False)
+    indices = jnp.arange(num_samples).reshape(-1, chunk_size)
+    parts = jax.lax.scan(lambda carry, chunk_of: (carry, chunk(chunk_of)), (), indices)[1]
+    return jax.tree.map(lambda leaf: leaf.reshape(num_samples), parts)
+
+
+def bound_metrics(
+    bound: Callable[[Array], Array], log_likelihood: Array, divergence: Array
+) -> Metrics:
+    """What every variational objective reports, without derivatives.
+
+    Args:
+        bound: from log weights [K] to a scalar.
+        log_likelihood: log p(x | z_k), [K].
+        divergence: log q(z_k | x) - log p(z_k), [K], or its expectation, [].
+
+    Returns:
+        "bound" (with beta = 1), "log_likelihood" and "kl_divergence".
+    """
+    metrics = {
+        "bound": bound(log_likelihood - divergence),
+        "log_likelihood": jnp.mean(log_likelihood),
+        "kl_divergence": jnp.mean(divergence),
+    }
+    return jax.lax.stop_gradient(metrics)
 
 
 def check_num_samples(num_samples: int, *, at_least: int = 1) -> None:
@@ -122,17 +205,34 @@ def check_num_samples(num_samples: int, *, at_least: int = 1) -> None:
         raise ValueError(f"num_samples must be an integer >= {at_least}, got {num_samples!r}")
 
 
-def check_pathwise(posterior: Any) -> None:
+def check_chunk_size(chunk_size: int | None, num_samples: int) -> None:
+    """Raise a `ValueError` unless `chunk_size` is None or divides `num_samples`."""
+    if chunk_size is None:
+        return
+    if not hasattr(chunk_size, "__index__") or chunk_size < 1 or num_samples % chunk_size:
+        raise ValueError(f"chunk_size must divide num_samples, {num_samples}, got {chunk_size!r}")
+
+
+def check_pathwise(posterior: Any, estimator: str = "pathwise") -> None:
     """Raise a `TypeError` that names the remedy unless samples of `posterior` are pathwise."""
     if not is_reparameterized(posterior):
         raise TypeError(
-            f'estimator "pathwise" needs reparameterised samples, but those of the posterior'
+            f'estimator "{estimator}" needs reparameterised samples, but those of the posterior'
             f" ({type(posterior).__name__}) are not differentiable in its parameters:"
             ' use estimator="rloo" (score function with a leave-one-out baseline)'
         )
 
 
-def _scalar(name: str, log_prob: Array) -> Array:
+def check_log_prob(posterior: Any, estimator: str) -> None:
+    """Raise a `TypeError` that names the remedy unless `posterior` has a `log_prob`."""
+    if not hasattr(posterior, "log_prob"):
+        raise TypeError(
+            f'estimator "{estimator}" needs log_prob of the posterior, which a'
+            f' {type(posterior).__name__} does not have: use estimator="pathwise"'
+        )
+
+
+def scalar_log_prob(name: str, log_prob: Array) -> Array:
     """The log-probability in float32 at least, once its shape is known to be []."""
     if jnp.shape(log_prob):
         raise ValueError(

@@ -1,0 +1,220 @@
+"""The laboratory: its exact table, its measurements against it, and one command for all parts."""
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import estimator_variance
+from benchmarks.estimator_variance import Settings, main
+from benchmarks.laboratory import belief_nets, compare, discrete, gaussian, logistic, measuring
+from genjax_models.learning import gradients
+
+
+@pytest.mark.parametrize(
+    ("cost", "k", "parameter", "known"),
+    [
+        ("(x - k)^2", 0.0, 0, (30, 18, 14, 4, 1.093)),
+        ("(x - k)^2", 0.0, 1, (136, 96, 64, 12, 8)),
+        ("exp(-k x^2)", 1.0, 0, (0.17575, 0.08067, 0.07222, 0.21172, 0.01257)),
+    ],
+)
+def test_the_known_variances(cost: str, k: float, parameter: int, known) -> None:
+    found = gaussian.exact(cost, k).variances
+    got = [found[name][parameter] for name in gaussian.ESTIMATORS]
+    np.testing.assert_allclose(got, known, rtol=1e-3)
+
+
+def test_measured_variances_are_the_exact_ones() -> None:
+    """Every estimator of the library, in mean and scale, at an asymmetric case."""
+    answers = gaussian.exact("exp(-k x^2)", 0.5)
+    found = gaussian.measured("exp(-k x^2)", 0.5, answers, jax.random.key(0), 100_000)
+    for (name, parameter), (variance, error) in found.items():
+        exact = answers.variances[name][gaussian.PARAMETERS.index(parameter)]
+        assert error < 0.05 * exact, (name, parameter)
+        # Ten groups: Student's t with nine degrees of freedom.
+        assert abs(variance - exact) < 8 * error, (name, parameter, variance, exact, error)
+
+
+def test_curves_cross_where_the_crossings_say() -> None:
+    rows = gaussian.crossings("exp(-k x^2)", np.linspace(0, 2, 41))
+    row = next(
+        row
+        for row in rows
+        if row["estimators"] == "score = pathwise" and row["derivative in"] == "mean"
+    )
+    found = gaussian.exact("exp(-k x^2)", row["k"]).variances
+    assert abs(found["score"][0] / found["pathwise"][0] - 1) < 0.01
+
+
+def test_the_spread_is_the_variance_with_its_error() -> None:
+    def replicate(key, scale):
+        return {"a": scale * jax.random.normal(key, (3,)), "b": jnp.zeros(())}
+
+    found = measuring.spread(replicate, jax.random.key(0), 2.0, num_replicates=4000)
+    assert found.num_replicates == 4000
+    assert abs(found.variance - 12) < 6 * found.standard_error < 3
+    assert found.by_leaf["['b']"] == (0.0, 0.0)
+
+
+def test_the_cost_of_logistic_regression_is_scaled_once() -> None:
+    """Of all batches of the whole data, the mean is the whole log-joint."""
+    features, labels = logistic.data()
+    weights = jnp.linspace(-0.3, 0.4, features.shape[1])
+    batches = jnp.arange(544).reshape(17, 32)
+    mean = np.mean([logistic.cost(batch, weights) for batch in batches])
+    margins = labels[:544] * (features[:544] @ weights)
+    whole = np.logaddexp(0, -np.asarray(margins, np.float64)).sum() * 569 / 544
+    np.testing.assert_allclose(mean, whole + 0.5 * float(weights @ weights), rtol=1e-5)
+
+
+@pytest.mark.parametrize("structure", belief_nets.STRUCTURES)
+def test_the_belief_nets_are_normalised(structure: str) -> None:
+    """Prior, posterior and likelihood sum to one over all states of three units."""
+    net = belief_nets.belief_net(structure, 3, 3)
+    params = net.model.init(jax.random.key(0))
+    states = jnp.array(np.indices((2, 2, 2)).reshape(3, -1).T, float)
+    x = states[5]
+    pairs = [(a, b) for a in states for b in states] if net.two_layers else [(a,) for a in states]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    for distribution in (net.model.prior(params), net.model.posterior(params, x)):
+        total = jnp.exp(jax.vmap(distribution.log_prob)(stacked)).sum()
+        np.testing.assert_allclose(total, 1, rtol=1e-5)
+    likelihood = net.model.likelihood(params, pairs[3])
+    np.testing.assert_allclose(jnp.exp(jax.vmap(likelihood.log_prob)(states)).sum(), 1, rtol=1e-5)
+
+
+@functools.cache
+def enumerated_gradient(structure: str):
+    """Of minus the bound, over all states."""
+    net = belief_nets.belief_net(structure, 3, 2)
+    params = net.model.init(jax.random.key(0))
+    states = jnp.array(np.indices((2, 2)).reshape(2, -1).T, float)
+    pairs = [(a, b) for a in states for b in states] if net.two_layers else [(a,) for a in states]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    x = jnp.array([1.0, 0.0, 1.0])
+
+    def loss(params):
+        log_q = jax.vmap(net.model.posterior(params, x).log_prob)(stacked)
+        log_p = jax.vmap(net.model.prior(params).log_prob)(stacked)
+        log_x = jax.vmap(lambda z: net.model.likelihood(params, z).log_prob(x))(stacked)
+        return -jnp.sum(jnp.exp(log_q) * (log_p + log_x - log_q))
+
+    return net, params, x, jax.grad(loss)(params)
+
+
+@pytest.mark.parametrize("structure", ["linear", "two layers"])
+def test_every_learner_of_a_belief_net_is_unbiased_but_the_biased(structure: str) -> None:
+    net, params, x, exact = enumerated_gradient(structure)
+    names = [n for n in belief_nets.ESTIMATORS if n != "relax" or not net.two_layers]
+
+    def replicate(key):
+        def gradient(name):
+            made = belief_nets.learner(name, net)
+            state = made.init(params, jax.random.key(1))
+            return jax.grad(lambda p: made.loss(p, state, jax.random.clone(key), x)[0])(params)
+
+        return {name: gradient(name) for name in names}
+
+    found = gradients_of(replicate, 40_000)
+    for name in names:
+        errors = jax.tree.map(
+            lambda m, e, v: np.abs(m - e) / np.maximum(v, 1e-6),
+            found.mean[name],
+            exact,
+            found.standard_error[name],
+        )
+        largest = max(leaf.max() for leaf in jax.tree.leaves(errors))
+        assert (largest > 6) == ("biased" in name), (name, largest)
+
+
+def gradients_of(replicate, num_replicates: int):
+    from genjax_models.evaluation.moments import moments
+
+    return jax.jit(
+        lambda key: moments(replicate, key, num_replicates=num_replicates, batch_size=500)
+    )(jax.random.key(0))
+
+
+def test_training_raises_the_bound(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    examples = (rng.random((200, 6)) < np.array([0.9, 0.1, 0.8, 0.2, 0.9, 0.1])).astype(np.float32)
+    net = belief_nets.belief_net("linear", 6, 5)
+    trained, visited = discrete.train(
+        net, "disarm", jax.random.key(0), examples, 200, checkpoints=(0, 100)
+    )
+    assert len(visited) == 2
+    made = belief_nets.learner("reinforce", net, 20)
+
+    def bound(params):
+        keys = jax.random.split(jax.random.key(1), 200)
+        return -jax.vmap(lambda k, x: made.loss(params, (), k, x)[0])(keys, examples).mean()
+
+    assert bound(trained.params) > bound(visited[0]) + 0.5
+
+
+def user_objective(model, bound, num_samples):
+    """A user's own estimator: exactly no gradient."""
+
+    def objective(params, key, x):
+        return 0.0 * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)), {}
+
+    return objective
+
+
+def test_a_comparison_of_ones_own(tmp_path: Path) -> None:
+    settings = Settings(
+        parts=("compare",),
+        out=tmp_path,
+        models=("belief_net:linear",),
+        estimators=("rloo", "disarm", f"{__name__}:user_objective"),
+        num_samples=(2,),
+        num_replicates=40,
+    )
+    main(settings)
+    found = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["estimator"] for row in found["rows"]] == list(settings.estimators)
+    assert found["rows"][2]["variance"] == 0
+    assert all(row["ms"] > 0 and row["standard error"] >= 0 for row in found["rows"])
+    with (tmp_path / "compare.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert (tmp_path / "compare.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_replicates": 3}, "num_replicates"),
+        ({"num_steps": 0}, "num_steps"),
+        ({"structures": ("deep",)}, "structures"),
+    ],
+)
+def test_settings_that_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: compare.case("gan"), "model must be one of"),
+        (lambda: compare.case("no_such_module:f"), "no_such_module"),
+        (lambda: compare.compare(["vae"], ["disarm"], [2]), "belief_net"),
+        (lambda: compare.compare(["vae"], ["pathwise"], [2], bound="x"), "bound must be one of"),
+        (lambda: belief_nets.learner("x", belief_nets.belief_net("linear", 3, 2)), "estimator"),
+        (lambda: belief_nets.belief_net("deep", 3), "structure"),
+    ],
+)
+def test_names_that_are_refused(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_part_has_its_function() -> None:
+    assert set(Settings().parts) <= set(estimator_variance.Part.__args__)
+    assert gradients.__all__
