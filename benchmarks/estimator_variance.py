@@ -6,8 +6,8 @@
 
 Parts: "exact" (quadrature beside measurement for one Gaussian variable), "logistic" (Bayesian
 logistic regression), "signal_to_noise" (tighter bounds are not always better), "discrete" (sigmoid
-belief nets), "compare" (the user's choice). Each prints its tables, and writes them as CSV and JSON
-with a picture to the folder `out`.
+belief nets), "compare" (any model, estimator and K), "many" (10^6 replicates of 10^4 parameters).
+Each prints its tables, and writes them as CSV and JSON, with a picture, to the folder `out`.
 """
 
 import dataclasses
@@ -25,13 +25,14 @@ from benchmarks.laboratory import (
     discrete,
     gaussian,
     logistic,
+    many,
     pictures,
     report,
     signal_to_noise,
 )
-from benchmarks.laboratory.belief_nets import ESTIMATORS, STRUCTURES
+from benchmarks.laboratory.belief_nets import ESTIMATORS, STRUCTURES, SUMMING, applicable
 
-Part = Literal["exact", "logistic", "signal_to_noise", "discrete", "compare"]
+Part = Literal["exact", "logistic", "signal_to_noise", "discrete", "compare", "many"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,15 +54,16 @@ class Settings:
     structures: tuple[str, ...] = STRUCTURES
     """Belief nets: linear, nonlinear, two layers."""
     num_steps: int = 2000
-    """Training steps of each belief net."""
+    """Training steps of each belief net, and of the models of "compare"."""
     models: tuple[str, ...] = ("vae",)
     """For "compare": names, or "module:function" giving (model, params, x)."""
-    estimators: tuple[str, ...] = ("pathwise", "rloo")
-    """For "compare": names, or "module:function" of (model, bound, K) giving an objective."""
+    estimators: tuple[str, ...] = ()
+    """For "compare": names, or "module:function" of (model, bound, K) giving an objective (pathwise
+    and rloo if none is given); for "discrete": names (all that apply if none is given)."""
     num_samples: tuple[int, ...] = (2, 10)
     """For "compare": K."""
     bound: str = "elbo"
-    """For "compare": elbo, iwae or renyi."""
+    """For "compare": elbo, iwae, renyi, vr_max, cubo, tvo, jackknife or ciwae."""
 
     def __post_init__(self) -> None:
         if self.num_replicates is not None and self.num_replicates < 20:
@@ -81,6 +83,7 @@ def main(settings: Settings) -> None:
         "signal_to_noise": _signal_to_noise,
         "discrete": _discrete,
         "compare": _compare,
+        "many": _many,
     }
     for name in settings.parts:
         start = time.perf_counter()
@@ -125,36 +128,40 @@ def _signal_to_noise(settings: Settings) -> str:
 
 def _discrete(settings: Settings) -> str:
     dataset, examples = discrete.load(settings.data, settings.data_dir)
-    checkpoints = tuple(round(settings.num_steps * part) for part in (0, 0.1, 1))
     spreads, bounds = [], []
     for structure in settings.structures:
-        names = [n for n in ESTIMATORS if n != "relax" or structure != "two layers"]
+        names = [n for n in applicable(structure) if n in (settings.estimators or ESTIMATORS)]
         spreads += discrete.variances(
             structure,
             names,
             examples,
-            checkpoints=checkpoints,
+            num_steps=settings.num_steps,
             num_replicates=settings.num_replicates or 100,
         )
-        bounds += discrete.bounds_after_training(
-            structure, names, dataset, examples, num_steps=settings.num_steps
-        )
+        report.write(settings.out, "discrete-variance", spreads, _described(settings))
         here = [row for row in spreads if row["structure"] == structure]
         name = structure.replace(" ", "-")
         title = f"Sigmoid belief net, {structure}, {settings.data}"
         pictures.variance_by_step(settings.out / f"discrete-{name}.png", here, title)
-    report.write(settings.out, "discrete-variance", spreads, _described(settings))
-    report.write(settings.out, "discrete-bounds", bounds, _described(settings))
+        bounds += discrete.bounds_after_training(
+            structure,
+            [name for name in names if name not in SUMMING],
+            dataset,
+            examples,
+            num_steps=settings.num_steps,
+        )
+        report.write(settings.out, "discrete-bounds", bounds, _described(settings))
     return f"{report.markdown(spreads)}\n\n{report.markdown(bounds)}"
 
 
 def _compare(settings: Settings) -> str:
     rows = compare.compare(
         settings.models,
-        settings.estimators,
+        settings.estimators or ("pathwise", "rloo"),
         settings.num_samples,
         bound=settings.bound,
         num_replicates=settings.num_replicates or 1000,
+        num_steps=settings.num_steps,
     )
     report.write(settings.out, "compare", rows, _described(settings))
 
@@ -163,6 +170,14 @@ def _compare(settings: Settings) -> str:
 
     pictures.bars(settings.out / "compare.png", rows, label)
     return report.markdown(rows)
+
+
+def _many(settings: Settings) -> str:
+    found = many.measure(
+        jax.random.key(settings.seed), num_replicates=settings.num_replicates or 1_000_000
+    )
+    report.write(settings.out, "many", [found], _described(settings))
+    return report.markdown([found])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ its 95 % interval from order statistics.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,13 @@ class Settings:
     """File that the report is written to, besides the screen."""
 
 
-def contenders(num_samples: int, sizes: Sizes, *, chunk_size: int | None = None) -> list[Contender]:
+def contenders(
+    num_samples: int,
+    sizes: Sizes,
+    *,
+    names: Sequence[str] = ESTIMATORS,
+    chunk_size: int | None = None,
+) -> list[Contender]:
     """One for each estimator, on the same network and batch; plain IWAE comes first."""
     encoder, decoder = draw_layers(sizes.encoder, 0), draw_layers(sizes.decoder, 1)
     batch = jnp.asarray(draw_batch(sizes, 2))
@@ -96,7 +102,7 @@ def contenders(num_samples: int, sizes: Sizes, *, chunk_size: int | None = None)
 
         return loss
 
-    found = [contender(name) for name in ESTIMATORS]
+    found = [contender(name) for name in names]
     if chunk_size is not None:
         found.append(contender("dreg", chunk_size=chunk_size))
     return found

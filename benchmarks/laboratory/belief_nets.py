@@ -22,29 +22,41 @@ from genjax_models.networks import mlp
 
 STRUCTURES = ("linear", "nonlinear", "two layers")
 ESTIMATORS = (
-    "reinforce",
-    "nvil",
-    "rloo",
-    "muprop",
-    "arm",
-    "disarm",
-    "rebar",
-    "relax",
+    "REINFORCE",
+    "NVIL",
+    "RLOO",
+    "Rao-Blackwell, 4 units",
+    "measure-valued",
+    "MuProp",
+    "ARM",
+    "DisARM",
+    "DisARM, 2 pairs",
+    "REBAR",
+    "RELAX",
     "straight-through (biased)",
-    "gumbel-softmax (biased)",
+    "Gumbel-softmax (biased)",
+    "straight-through Gumbel-softmax (biased)",
 )
+SUMMING = ("Rao-Blackwell, 4 units", "measure-valued")
+"""What evaluates f at many values of the units: measured, but too slow to train with."""
+_JOINT = ("REINFORCE", "NVIL", "RLOO")
+"""What takes two layers as one sample."""
+_LEAVE_ONE_OUT = ("RLOO", "Rao-Blackwell, 4 units")
+"""What needs two samples."""
 
 
 class Layers(NamedTuple):
-    """An ancestral distribution over a tuple of layers of binary units.
+    """An ancestral distribution over a tuple of layers of binary units, listed from x upwards.
 
     Attributes:
-        first: distribution of the first layer.
-        second: from a sample of the first to the distribution of the second; None for one layer.
+        first: distribution of the layer that is drawn first.
+        next: from a sample of it to the distribution of the other; None for one layer.
+        downwards: whether the first is the top, as in a prior.
     """
 
     first: Bernoulli
-    second: Callable[[Array], Bernoulli] | None
+    next: Callable[[Array], Bernoulli] | None
+    downwards: bool = False
 
     @property
     def reparameterized(self) -> bool:
@@ -53,18 +65,18 @@ class Layers(NamedTuple):
 
     def sample(self, *, seed: Key) -> tuple[Array, ...]:
         """One sample of every layer."""
-        first_key, second_key = jax.random.split(seed)
+        first_key, next_key = jax.random.split(seed)
         first = self.first.sample(seed=first_key)
-        if self.second is None:
+        if self.next is None:
             return (first,)
-        return first, self.second(first).sample(seed=second_key)
+        drawn = first, self.next(first).sample(seed=next_key)
+        return drawn[::-1] if self.downwards else drawn
 
     def log_prob(self, value: tuple[Array, ...]) -> Array:
         """Log-probability of all layers, []."""
-        log_prob = self.first.log_prob(value[0])
-        if self.second is None:
-            return log_prob
-        return log_prob + self.second(value[0]).log_prob(value[1])
+        drawn = value[::-1] if self.downwards else value
+        log_prob = self.first.log_prob(drawn[0])
+        return log_prob if self.next is None else log_prob + self.next(drawn[0]).log_prob(drawn[1])
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[tuple[Array, ...], Array]:
         """A sample and its log-probability."""
@@ -77,12 +89,14 @@ class BeliefNet(NamedTuple):
 
     Attributes:
         model: as a latent-variable model; z is the tuple of layers from x upwards.
+        posterior: the model's, with its layers in sight.
         num_dims: of x.
         num_units: of each layer.
         two_layers: whether there are two.
     """
 
     model: LatentVariableModel
+    posterior: Callable[[Params, Array], Layers]
     num_dims: int
     num_units: int
     two_layers: bool
@@ -111,7 +125,8 @@ def belief_net(structure: str, num_dims: int, num_units: int = 200) -> BeliefNet
         keys = jax.random.split(key, len(networks))
         pairs = zip(networks.items(), keys, strict=True)
         return {name: network.init(key) for (name, network), key in pairs} | {
-            "prior": jnp.zeros(num_units)
+            "prior": jnp.zeros(num_units),
+            "visible": jnp.zeros(num_dims),
         }
 
     def apply(params: Params, name: str, inputs: Array) -> Bernoulli:
@@ -121,29 +136,26 @@ def belief_net(structure: str, num_dims: int, num_units: int = 200) -> BeliefNet
         second = functools.partial(apply, params, "upper encoder") if two else None
         return Layers(apply(params, "encoder", 2 * x - 1), second)
 
-    def prior(params: Params) -> _Prior:
+    def prior(params: Params) -> Layers:
         lower = functools.partial(apply, params, "upper decoder") if two else None
-        return _Prior(Bernoulli(params["prior"]), lower)
+        return Layers(Bernoulli(params["prior"]), lower, downwards=True)
 
     def likelihood(params: Params, z: tuple[Array, ...]) -> Bernoulli:
-        return apply(params, "decoder", 2 * z[0] - 1)
+        decoded = apply(params, "decoder", 2 * z[0] - 1)
+        return Bernoulli(decoded.logits + params["visible"])
 
     model = LatentVariableModel(init, prior, likelihood, posterior)
-    return BeliefNet(model, num_dims, num_units, two)
+    return BeliefNet(model, posterior, num_dims, num_units, two)
 
 
-class _Prior(NamedTuple):
-    """The layers from the top down; a sample lists them from x upwards."""
+def with_visible_biases(params: Params, examples: Array) -> Params:
+    """Parameters whose likelihood starts at the mean of the examples, as the field starts it.
 
-    top: Bernoulli
-    lower: Callable[[Array], Bernoulli] | None
-
-    def sample(self, *, seed: Key) -> tuple[Array, ...]:
-        sample = Layers(self.top, self.lower).sample(seed=seed)
-        return sample[::-1]
-
-    def log_prob(self, value: tuple[Array, ...]) -> Array:
-        return Layers(self.top, self.lower).log_prob(value[::-1])
+    Otherwise the first thing that is learned is the mean, at the cost of large signals that can
+    drive the units of a nonlinear net into saturation for good.
+    """
+    mean = jnp.clip(jnp.mean(examples, axis=0), 1e-3, 1 - 1e-3)
+    return {**params, "visible": jnp.log(mean) - jnp.log1p(-mean)}
 
 
 def elbo_terms(net: BeliefNet, params: Params, x: Array, z: tuple[Array, ...]) -> Array:
@@ -156,22 +168,18 @@ def elbo_terms(net: BeliefNet, params: Params, x: Array, z: tuple[Array, ...]) -
     return joint - model.posterior(jax.lax.stop_gradient(params), x).log_prob(z)
 
 
-Loss = Callable[[Params, PyTree, Key, Array], tuple[Array, PyTree]]
-"""`loss(params, state, key, x) -> (surrogate of minus the bound, observation)`."""
-
-
 class Learner(NamedTuple):
     """An estimator of the gradient of the bound of one example.
 
     Attributes:
         init: `init(params, key) -> state`.
-        loss: see `Loss`.
+        loss: `loss(params, state, key, x) -> (surrogate of minus the bound, observation)`.
         update: `update(state, mean observation) -> state`.
         evaluations: of f for one gradient.
     """
 
     init: Callable[[Params, Key], PyTree]
-    loss: Loss
+    loss: Callable[[Params, PyTree, Key, Array], tuple[Array, PyTree]]
     update: Callable[[PyTree, PyTree], PyTree]
     evaluations: int
 
@@ -180,69 +188,107 @@ Maker = Callable[[Any, Any, Array], gradients.GradientEstimator]
 """`maker(distribution, f, x)`: the estimator, which may look at the example x."""
 
 
+def applicable(structure: str) -> tuple[str, ...]:
+    """The estimators of a structure: those that sum over the units are for one layer."""
+    two_layers = structure == "two layers"
+    return tuple(name for name in ESTIMATORS if not (two_layers and name in SUMMING))
+
+
 def learner(name: str, net: BeliefNet, num_samples: int = 1) -> Learner:
     """An estimator by its name; `num_samples` draws, of two evaluations each where in pairs.
 
     Raises:
-        ValueError: an unknown name, or RELAX where there are two layers.
+        ValueError: an unknown name, or one that is not for two layers.
     """
-    if name not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {name!r}")
-    if name == "relax" and net.two_layers:
-        raise ValueError('estimator "relax" learns its network where there is one layer: use rebar')
+    names = applicable("two layers" if net.two_layers else "linear")
+    if name not in names:
+        raise ValueError(f"estimator must be one of {list(names)} here, got {name!r}")
     maker, per_draw = _makers(net)[name]
-    if name == "rloo":
+    if net.two_layers and name not in _JOINT:
+        return _nested(net, maker, num_samples, per_draw**2)
+    if name in _LEAVE_ONE_OUT:
         num_samples = max(num_samples, 2)
-    layered = net.two_layers and name not in ("reinforce", "nvil", "rloo")
-    make_loss = _nested if layered else _joint
-    build = functools.partial(make_loss, net, maker)
-    dummy = jnp.zeros(net.num_dims)
+    return _joint(net, maker, num_samples, per_draw)
 
-    def init(params: Params, key: Key) -> PyTree:
-        return build(params, dummy, key).init(params, key)
+
+def _joint(net: BeliefNet, maker: Maker, num_samples: int, per_draw: int) -> Learner:
+    """All layers as one sample; of one layer the array itself, for those that want an array."""
+
+    def build(params: Params, x: Array) -> gradients.GradientEstimator:
+        if net.two_layers:
+            return maker(lambda p: net.posterior(p, x), lambda z: elbo_terms(net, params, x, z), x)
+        return maker(
+            lambda p: net.posterior(p, x).first, lambda b: elbo_terms(net, params, x, (b,)), x
+        )
+
+    nothing = jnp.zeros(net.num_dims)
 
     def loss(params: Params, state: PyTree, key: Key, x: Array) -> tuple[Array, PyTree]:
-        build_key, draw_key = jax.random.split(key)
-        estimator = build(params, x, build_key)
         found, seen = gradients.surrogate_loss_and_observation(
-            estimator, params, state, draw_key, num_samples
+            build(params, x), params, state, key, num_samples
         )
         return -found, seen
 
-    def update(state: PyTree, observation: PyTree) -> PyTree:
-        return build(None, dummy, jax.random.key(0)).update(state, observation)
-
-    return Learner(init, loss, update, num_samples * per_draw ** (2 if layered else 1))
-
-
-def _joint(
-    net: BeliefNet, maker: Maker, params: Params, x: Array, key: Key
-) -> gradients.GradientEstimator:
-    """All layers as one sample; of one layer the array itself, for those that want an array."""
-    if net.two_layers:
-        return maker(
-            lambda p: net.model.posterior(p, x), lambda z: elbo_terms(net, params, x, z), x
-        )
-    return maker(
-        lambda p: net.model.posterior(p, x).first, lambda b: elbo_terms(net, params, x, (b,)), x
+    return Learner(
+        lambda params, key: build(params, nothing).init(params, key),
+        loss,
+        build({}, nothing).update,
+        num_samples * per_draw,
     )
 
 
-def _nested(
-    net: BeliefNet, maker: Maker, params: Params, x: Array, key: Key
-) -> gradients.GradientEstimator:
-    """The estimator of the second layer inside that of the first; the state is the outer one's."""
+def _nested(net: BeliefNet, maker: Maker, num_samples: int, per_draw: int) -> Learner:
+    """The estimator of the second layer inside that of the first.
 
-    def given_first(first: Array) -> Array:
+    The state is that of both. The inner one observes at a first layer of its own, since nothing but
+    a number comes out of f.
+    """
+
+    def inner(params: Params, x: Array, first: Array) -> gradients.GradientEstimator:
         def second(p: Params) -> Bernoulli:
-            return net.model.posterior(p, x).second(first)  # type: ignore[attr-defined]
+            return net.posterior(p, x).next(first)  # type: ignore[misc]
 
-        inner = maker(second, lambda b: elbo_terms(net, params, x, (first, b)), x)
-        # The same noise above every first layer that the outer estimator tries.
-        state = inner.init(params, jax.random.key(0))
-        return gradients.surrogate_loss(inner, params, jax.random.clone(key), state=state)
+        return maker(second, lambda b: elbo_terms(net, params, x, (first, b)), x)
 
-    return maker(lambda p: net.model.posterior(p, x).first, given_first, x)
+    def outer(params: Params, x: Array, inner_state: PyTree, key: Key) -> Any:
+        def given_first(first: Array) -> Array:
+            # The same noise above every first layer that the outer estimator tries.
+            return gradients.surrogate_loss(
+                inner(params, x, first), params, jax.random.clone(key), state=inner_state
+            )
+
+        return maker(lambda p: net.posterior(p, x).first, given_first, x)
+
+    def loss(params: Params, state: PyTree, key: Key, x: Array) -> tuple[Array, PyTree]:
+        def one(key: Key) -> tuple[Array, PyTree]:
+            inner_key, outer_key, first_key, seen_key = jax.random.split(key, 4)
+            found, outer_seen = gradients.surrogate_loss_and_observation(
+                outer(params, x, state[1], inner_key), params, state[0], outer_key
+            )
+            constants = jax.lax.stop_gradient(params)
+            first = net.posterior(constants, x).first.sample(seed=first_key)
+            _, inner_seen = gradients.surrogate_loss_and_observation(
+                inner(constants, x, first), constants, state[1], seen_key
+            )
+            return found, (outer_seen, inner_seen)
+
+        found, seen = jax.vmap(one)(jax.random.split(key, num_samples))
+        return -jnp.mean(found), jax.tree.map(lambda leaf: leaf.mean(axis=0), seen)
+
+    nothing, no_units, no_key = jnp.zeros(net.num_dims), jnp.zeros(net.num_units), jax.random.key(0)
+
+    def init(params: Params, key: Key) -> PyTree:
+        outer_key, inner_key = jax.random.split(key)
+        inner_state = inner(params, nothing, no_units).init(params, inner_key)
+        return outer(params, nothing, inner_state, no_key).init(params, outer_key), inner_state
+
+    def update(state: PyTree, observation: PyTree) -> PyTree:
+        return (
+            outer({}, nothing, state[1], no_key).update(state[0], observation[0]),
+            inner({}, nothing, no_units).update(state[1], observation[1]),
+        )
+
+    return Learner(init, loss, update, num_samples * per_draw)
 
 
 def _makers(net: BeliefNet) -> dict[str, tuple[Maker, int]]:
@@ -251,23 +297,29 @@ def _makers(net: BeliefNet) -> dict[str, tuple[Maker, int]]:
     baseline = mlp(net.num_dims, (100,), 1)
     learned = functools.partial(control_variates.learned_baseline, baseline, optax.adam(1e-3))
     control = mlp(net.num_units, (100,), 1)
-    # Learned where one layer makes the observations reach the state; kept in a nest.
-    tuned = None if net.two_layers else optax.adam(1e-3)
+    units = range(min(4, net.num_units))
 
     def nvil(distribution: Any, f: Any, x: Array) -> g.GradientEstimator:
         return g.score_function(distribution, f, control_variate=learned(x))
 
     return {
-        "reinforce": (lambda d, f, x: g.score_function(d, f), 1),
-        "nvil": (nvil, 1),
-        "rloo": (lambda d, f, x: g.rloo(d, f), 1),
-        "muprop": (lambda d, f, x: g.muprop(d, f), 2),
-        "arm": (lambda d, f, x: g.arm(d, f), 2),
-        "disarm": (lambda d, f, x: g.disarm(d, f), 2),
-        "rebar": (lambda d, f, x: g.rebar(d, f, optimizer=tuned), 3),
-        "relax": (lambda d, f, x: g.relax(d, f, control, optimizer=tuned), 3),
+        "REINFORCE": (lambda d, f, x: g.score_function(d, f), 1),
+        "NVIL": (nvil, 1),
+        "RLOO": (lambda d, f, x: g.rloo(d, f), 1),
+        "Rao-Blackwell, 4 units": (lambda d, f, x: g.rao_blackwell(d, f, units), 2 ** len(units)),
+        "measure-valued": (lambda d, f, x: g.measure_valued(d, f), 1 + 2 * net.num_units),
+        "MuProp": (lambda d, f, x: g.muprop(d, f), 2),
+        "ARM": (lambda d, f, x: g.arm(d, f), 2),
+        "DisARM": (lambda d, f, x: g.disarm(d, f), 2),
+        "DisARM, 2 pairs": (
+            lambda d, f, x: g.multi_pair_disarm(d, f, combine=jnp.mean, num_pairs=2),
+            4,
+        ),
+        "REBAR": (lambda d, f, x: g.rebar(d, f, optimizer=optax.adam(1e-3)), 3),
+        "RELAX": (lambda d, f, x: g.relax(d, f, control, optimizer=optax.adam(1e-3)), 3),
         "straight-through (biased)": (lambda d, f, x: g.biased_straight_through(d, f), 1),
-        "gumbel-softmax (biased)": (
+        "Gumbel-softmax (biased)": (lambda d, f, x: g.biased_gumbel_softmax(d, f), 1),
+        "straight-through Gumbel-softmax (biased)": (
             lambda d, f, x: g.biased_straight_through_gumbel_softmax(d, f),
             1,
         ),

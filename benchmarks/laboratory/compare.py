@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from benchmarks.laboratory import measuring
+from benchmarks.laboratory import discrete, measuring
 from benchmarks.laboratory.belief_nets import ESTIMATORS as DISCRETE
 from benchmarks.laboratory.belief_nets import STRUCTURES, belief_net, learner
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import bounds, variational
 from genjax_models.learning.objectives import ESTIMATORS
 from genjax_models.models import latent
+from genjax_models.training import gradient_descent
 
 
 class Case(NamedTuple):
@@ -32,35 +34,63 @@ class Case(NamedTuple):
     x: Any
 
 
-Estimate = Callable[[Params, Key, Any], Params]
-"""`estimate(params, key, x) -> gradient`."""
+Estimate = Callable[[Key, Params, Any], Params]
+"""`estimate(key, params, x) -> gradient`."""
 
 MODELS = ("vae", *(f"belief_net:{name.replace(' ', '_')}" for name in STRUCTURES))
-BOUNDS = {
+BOUNDS: dict[str, bounds.Bound] = {
     "elbo": bounds.elbo,
     "iwae": bounds.iwae,
     "renyi": functools.partial(bounds.renyi, alpha=0.5),
+    "vr_max": bounds.vr_max,
+    "cubo": bounds.cubo,
+    "tvo": functools.partial(bounds.tvo, betas=(0.0, 0.1, 0.3, 1.0)),
+    "jackknife": bounds.jackknife,
+    "ciwae": functools.partial(bounds.ciwae, weight=0.5),
 }
 
 
-def case(name: str, num_dims: int = 64, num_units: int = 50) -> Case:
-    """A model of ours by its name, or a user's as "package.module:function" -> (model, params, x).
+def case(name: str, *, num_steps: int = 1000, num_units: int = 50) -> Case:
+    """A model of ours after training, by its name, or a user's own.
+
+    Args:
+        name: one of `MODELS`, trained on the digits (pathwise ELBO for the VAE, DisARM for the
+            belief nets) and measured at a test example; or "package.module:function", called
+            without arguments and returning (model, params, x).
+        num_steps: of training, for a model of ours.
+        num_units: of each hidden layer, for a model of ours.
+
+    Returns:
+        The case.
 
     Raises:
         ValueError: an unknown name, or no such function.
     """
-    if name == "vae":
-        model = latent.vae(num_dims=num_dims, latent_dim=10, hidden=(num_units,))
-    elif name in MODELS:
-        structure = name.removeprefix("belief_net:").replace("_", " ")
-        model = belief_net(structure, num_dims, num_units).model
-    elif ":" in name:
-        return Case(*_function(name, "model")())
-    else:
+    if name not in MODELS:
+        if ":" in name and not name.startswith("belief_net:"):
+            return Case(*_function(name, "model")())
         raise ValueError(f'model must be one of {list(MODELS)} or "module:function", got {name!r}')
-    params = model.init(jax.random.key(0))
-    x = jax.random.bernoulli(jax.random.key(1), 0.3, (num_dims,)).astype(jnp.float32)
-    return Case(model, params, x)
+    dataset, examples = discrete.load("digits", None)
+    x = jnp.asarray(dataset.test.x[0], jnp.float32)
+    if name != "vae":
+        net = belief_net(_structure(name), examples.shape[1], num_units)
+        return Case(net.model, discrete.train(net, "DisARM", examples, num_steps).params[-1], x)
+    model = latent.vae(num_dims=examples.shape[1], latent_dim=10, hidden=(num_units,))
+    algorithm = gradient_descent(variational(model), optax.adam(1e-3), model.init)
+    xs = jnp.asarray(examples)
+
+    def step(state: Any, index: Array) -> tuple[Any, None]:
+        batch_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(1), index))
+        batch = xs[jax.random.randint(batch_key, (discrete.BATCH_SIZE,), 0, len(xs))]
+        return algorithm.step(state, step_key, batch)[0], None
+
+    start = algorithm.init(jax.random.key(0))
+    state = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(num_steps))[0])(start)
+    return Case(model, state.params, x)
+
+
+def _structure(model: str) -> str:
+    return model.removeprefix("belief_net:").replace("_", " ")
 
 
 def estimate(
@@ -82,14 +112,14 @@ def estimate(
         return _discrete(estimator, model, found, num_samples), "elbo"
     if estimator in DISCRETE and estimator not in ESTIMATORS:
         raise ValueError(f"estimator {estimator!r} is for the models {list(MODELS[1:])}")
-    objective = variational(
+    objective: Any = variational(
         found.model, bound=BOUNDS[bound], estimator=estimator, num_samples=num_samples
     )
     if not hasattr(objective, "init_state"):
         return _gradient(objective), bound
     state = objective.init_state(found.params, jax.random.key(2))
 
-    def stateful(params: Params, key: Key, x: Array) -> Params:
+    def stateful(key: Key, params: Params, x: Array) -> Params:
         batch = jax.tree.map(lambda leaf: leaf[None], x)
         return jax.grad(lambda p: objective(p, state, key, batch)[0])(params)
 
@@ -97,23 +127,19 @@ def estimate(
 
 
 def _discrete(estimator: str, model: str, found: Case, num_samples: int) -> Estimate:
-    structure = model.removeprefix("belief_net:").replace("_", " ")
     num_units = found.params["prior"].shape[0]
-    made = learner(estimator, belief_net(structure, found.x.shape[0], num_units), num_samples)
+    net = belief_net(_structure(model), found.x.shape[0], num_units)
+    made = learner(estimator, net, num_samples)
     state = made.init(found.params, jax.random.key(2))
 
-    def run(params: Params, key: Key, x: Array) -> Params:
+    def run(key: Key, params: Params, x: Array) -> Params:
         return jax.grad(lambda p: made.loss(p, state, key, x)[0])(params)
 
     return run
 
 
 def _gradient(objective: Objective) -> Estimate:
-    return lambda params, key, x: jax.grad(lambda p: objective(p, key, x)[0])(params)
-
-
-def _at(made: Estimate, found: Case, key: Key) -> Params:
-    return made(found.params, key, found.x)
+    return lambda key, params, x: jax.grad(lambda p: objective(p, key, x)[0])(params)
 
 
 def _function(name: str, what: str) -> Callable[..., Any]:
@@ -131,23 +157,26 @@ def compare(
     *,
     bound: str = "elbo",
     num_replicates: int = 1000,
+    num_steps: int = 1000,
 ) -> list[dict[str, Any]]:
     """One row for each triple; all estimators of a model see the same random numbers."""
     if bound not in BOUNDS:
         raise ValueError(f"bound must be one of {list(BOUNDS)}, got {bound!r}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for model in models:
-        found = case(model)
+        found = case(model, num_steps=num_steps)
         for count in num_samples:
-            runs: dict[str, Callable[[Key], Params]] = {}
+            runs: dict[str, Estimate] = {}
+            inputs = (found.params, found.x)
             for name in estimators:
-                made, of_bound = estimate(name, model, found, bound, count)
-
-                run = functools.partial(_at, made, found)
+                runs[name], of_bound = estimate(name, model, found, bound, count)
                 spread = measuring.spread(
-                    run, jax.random.key(3), num_replicates=num_replicates, batch_size=20
+                    runs[name],
+                    jax.random.key(3),
+                    *inputs,
+                    num_replicates=num_replicates,
+                    batch_size=20,
                 )
-                runs[name] = run
                 rows.append(
                     {
                         "model": model,
@@ -159,7 +188,7 @@ def compare(
                         "replicates": spread.num_replicates,
                     }
                 )
-            spent = measuring.costs(runs, jax.random.key(4))
+            spent = measuring.costs(runs, jax.random.key(4), dict.fromkeys(runs, inputs))
             for row in rows[-len(estimators) :]:
                 interval, megabytes = spent[row["estimator"]]
                 row |= {

@@ -6,6 +6,7 @@ RELAX's control variates) learns at those parameters before it is measured.
 """
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,21 @@ import numpy as np
 import optax
 
 from benchmarks.laboratory import measuring
-from benchmarks.laboratory.belief_nets import BeliefNet, Learner, belief_net, learner
+from benchmarks.laboratory.belief_nets import (
+    BeliefNet,
+    Learner,
+    belief_net,
+    learner,
+    with_visible_biases,
+)
 from experiments.harness import data
-from genjax_models.evaluation import log_likelihood
 from genjax_models.interfaces import Array, Key, Params, PyTree
+from genjax_models.learning import bounds, importance_samples
 
 LEARNING_RATE, BATCH_SIZE = 1e-3, 50
-COMMON = "disarm"
+TRAJECTORY = (0, 0.1, 1)
+"""Where on the common trajectory variances are measured, in parts of its length."""
+COMMON = "DisARM"
 """The estimator that the common trajectory is trained with."""
 
 
@@ -30,13 +39,11 @@ class Trained(NamedTuple):
     """What training gave.
 
     Attributes:
-        params: of the model.
-        state: of the estimator.
+        params: of the model at each point of the trajectory, the last after all steps.
         seconds: that the steps took, compilation not counted.
     """
 
-    params: Params
-    state: PyTree
+    params: list[Params]
     seconds: float
 
 
@@ -59,51 +66,46 @@ def batch_gradient(made: Learner, params: Params, state: PyTree, key: Key, xs: A
 
 
 def train(
-    net: BeliefNet,
-    name: str,
-    key: Key,
-    examples: np.ndarray,
-    num_steps: int,
-    *,
-    checkpoints: Sequence[int] = (),
-) -> tuple[Trained, list[Params]]:
-    """Adam on one estimator from an initialisation that all share; parameters on the way."""
+    net: BeliefNet, name: str, examples: np.ndarray, num_steps: int, *, seed: int = 0
+) -> Trained:
+    """Adam on one estimator from an initialisation that all share, on the same batches."""
     made = learner(name, net)
-    params = net.model.init(jax.random.key(0))
-    optimizer = optax.adam(LEARNING_RATE)
-    carry = (params, made.init(params, jax.random.key(1)), optimizer.init(params))
+    init_key, state_key, key = jax.random.split(jax.random.key(seed), 3)
     xs = jnp.asarray(examples)
+    params = with_visible_biases(net.model.init(init_key), xs)
+    optimizer = optax.adam(LEARNING_RATE)
+    carry = (params, made.init(params, state_key), optimizer.init(params))
 
     def step(carry: Any, index: Array) -> tuple[Any, None]:
         params, state, optimizer_state = carry
         batch_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
-        batch = xs[jax.random.randint(batch_key, (BATCH_SIZE,), 0, len(xs))]
-        gradient, seen = batch_gradient(made, params, state, draw_key, batch)
+        gradient, seen = batch_gradient(made, params, state, draw_key, _batch(batch_key, xs))
         updates, optimizer_state = optimizer.update(gradient, optimizer_state)
         params = optax.apply_updates(params, updates)
         return (params, made.update(state, seen), optimizer_state), None
 
-    @functools.partial(jax.jit, static_argnums=2)
-    def run(carry: Any, start: Array, length: int) -> Any:
-        return jax.lax.scan(step, carry, start + jnp.arange(length))[0]
-
-    stops = sorted({*checkpoints, num_steps})
-    begin, visited, seconds = 0, [], 0.0
-    for stop in stops:
-        if stop > begin:
-            compiled = run.lower(carry, jnp.asarray(begin), stop - begin).compile()
+    stops = [round(num_steps * part) for part in TRAJECTORY]
+    length = math.gcd(*stops)
+    run = jax.jit(lambda carry, start: jax.lax.scan(step, carry, start + jnp.arange(length))[0])
+    compiled = run.lower(carry, jnp.asarray(0)).compile()
+    visited, seconds = [], 0.0
+    for done in range(0, num_steps + 1, length):
+        visited += [carry[0]] * stops.count(done)
+        if done < num_steps:
             started = time.perf_counter()
-            carry = jax.block_until_ready(compiled(carry, jnp.asarray(begin)))
+            carry = jax.block_until_ready(compiled(carry, jnp.asarray(done)))
             seconds += time.perf_counter() - started
-        begin = stop
-        visited.append(carry[0])
-    return Trained(carry[0], carry[1], seconds), visited[: len(checkpoints)]
+    return Trained(visited, seconds)
+
+
+def _batch(key: Key, xs: Array) -> Array:
+    return xs[jax.random.randint(key, (BATCH_SIZE,), 0, len(xs))]
 
 
 @functools.cache
-def replicate(name: str, net: BeliefNet, num_samples: int) -> Callable[..., Params]:
+def replicate(name: str, net: BeliefNet) -> Callable[..., Params]:
     """`replicate(key, params, state, xs)`: the gradient of the recognition network."""
-    made = learner(name, net, num_samples)
+    made = learner(name, net)
 
     def run(key: Key, params: Params, state: PyTree, xs: Array) -> Params:
         gradient, _ = batch_gradient(made, params, state, key, xs)
@@ -112,19 +114,19 @@ def replicate(name: str, net: BeliefNet, num_samples: int) -> Callable[..., Para
     return run
 
 
-def settled_state(made: Learner, params: Params, key: Key, xs: Array, num_steps: int) -> PyTree:
-    """The estimator's state after so many updates at the same parameters."""
-    start = made.init(params, jax.random.key(1))
-    if not jax.tree.leaves(start):
-        return start
+def settling(made: Learner, xs: Array, num_steps: int) -> Callable[[Params, PyTree, Key], PyTree]:
+    """`settle(params, state, key)`: the estimator's state after updates at the same parameters."""
 
-    def step(state: PyTree, index: Array) -> tuple[PyTree, None]:
-        batch_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
-        batch = xs[jax.random.randint(batch_key, (BATCH_SIZE,), 0, len(xs))]
-        _, seen = batch_gradient(made, params, state, draw_key, batch)
-        return made.update(state, seen), None
+    @jax.jit
+    def settle(params: Params, state: PyTree, key: Key) -> PyTree:
+        def step(state: PyTree, index: Array) -> tuple[PyTree, None]:
+            batch_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
+            _, seen = batch_gradient(made, params, state, draw_key, _batch(batch_key, xs))
+            return made.update(state, seen), None
 
-    return jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(num_steps))[0])(start)
+        return jax.lax.scan(step, state, jnp.arange(num_steps))[0]
+
+    return settle
 
 
 def variances(
@@ -132,33 +134,35 @@ def variances(
     estimators: Sequence[str],
     examples: np.ndarray,
     *,
-    checkpoints: Sequence[int],
+    num_steps: int,
     num_replicates: int = 200,
     num_units: int = 200,
-    settle: int = 200,
+    num_settling: int = 200,
 ) -> list[dict[str, Any]]:
-    """One row an estimator and a point of the common trajectory; one draw of each estimator."""
+    """One row an estimator and a point of the common trajectory; one draw of each estimator.
+
+    The time and the memory are those of one gradient of a batch at the end of the trajectory.
+    """
     net = belief_net(structure, examples.shape[1], num_units)
-    _, visited = train(
-        net, COMMON, jax.random.key(2), examples, max(checkpoints), checkpoints=checkpoints
-    )
+    trajectory = train(net, COMMON, examples, num_steps).params
     xs = jnp.asarray(examples)
-    rows = []
-    for step, params in zip(checkpoints, visited, strict=True):
-        batch = xs[:BATCH_SIZE]
-        runs = {}
-        for name in estimators:
-            made = learner(name, net)
-            state = settled_state(made, params, jax.random.key(3), xs, settle)
-            run = replicate(name, net, 1)
-            runs[name] = functools.partial(run, params=params, state=state, xs=batch)
+    batch = xs[:BATCH_SIZE]
+    rows: list[dict[str, Any]] = []
+    runs, inputs = {}, {}
+    for name in estimators:
+        made, run = learner(name, net), replicate(name, net)
+        settle = settling(made, xs, num_settling)
+        for part, params in zip(TRAJECTORY, trajectory, strict=True):
+            state = made.init(params, jax.random.key(1))
+            if jax.tree.leaves(state):
+                state = settle(params, state, jax.random.key(3))
             found = measuring.spread(
                 run, jax.random.key(4), params, state, batch, num_replicates=num_replicates
             )
             rows.append(
                 {
                     "structure": structure,
-                    "step": step,
+                    "step": round(part * num_steps),
                     "estimator": name,
                     "variance": found.variance,
                     "standard error": found.standard_error,
@@ -166,12 +170,13 @@ def variances(
                     "variance x evaluations": found.variance * made.evaluations,
                 }
             )
-        spent = measuring.costs(runs, jax.random.key(5))
-        for row in rows[-len(estimators) :]:
-            cost = spent[row["estimator"]]
-            row["ms"] = cost.milliseconds.median
-            row["variance x ms"] = row["variance"] * cost.milliseconds.median
-            row["megabytes"] = cost.megabytes
+        runs[name], inputs[name] = run, (params, state, batch)
+    spent = measuring.costs(runs, jax.random.key(5), inputs)
+    for row in rows:
+        cost = spent[row["estimator"]]
+        row["ms"] = cost.milliseconds.median
+        row["variance x ms"] = row["variance"] * cost.milliseconds.median
+        row["megabytes"] = cost.megabytes
     return rows
 
 
@@ -182,41 +187,45 @@ def bounds_after_training(
     examples: np.ndarray,
     *,
     num_steps: int,
-    num_test: int = 500,
+    num_test: int = 2000,
     num_samples: int = 100,
     num_units: int = 200,
 ) -> list[dict[str, Any]]:
-    """One row an estimator: the test bound and log-likelihood after the same number of steps."""
+    """One row an estimator: the test bound and log-likelihood after the same number of steps.
+
+    The standard errors are over the test examples, which all estimators share.
+    """
     net = belief_net(structure, examples.shape[1], num_units)
     test = jnp.asarray(np.asarray(dataset.test.x[:num_test], np.float32))
 
     @jax.jit
     def evaluate(params: Params) -> tuple[Array, Array]:
         def one(key: Key, x: Array) -> tuple[Array, Array]:
-            bound_key, likelihood_key = jax.random.split(key)
-            found = log_likelihood(net.model, params, likelihood_key, x, num_samples=num_samples)
-            made = learner("reinforce", net, num_samples)
-            bound = -made.loss(params, (), bound_key, x)[0]
-            return bound, found[0]
+            found = importance_samples(net.model, params, key, x, num_samples).log_weights
+            return bounds.elbo(found), bounds.iwae(found)
 
         keys = jax.random.split(jax.random.key(6), len(test))
         return jax.lax.map(lambda pair: one(*pair), (keys, test))
 
     rows = []
     for name in estimators:
-        trained, _ = train(net, name, jax.random.key(2), examples, num_steps)
-        bound, likelihood = (np.asarray(values, np.float64) for values in evaluate(trained.params))
+        trained = train(net, name, examples, num_steps)
+        bound, likelihood = (np.asarray(v, np.float64) for v in evaluate(trained.params[-1]))
         rows.append(
             {
                 "structure": structure,
                 "estimator": name,
                 "steps": num_steps,
-                "test bound": float(bound.mean()),
-                "test log p": float(likelihood.mean()),
-                "standard error": float(likelihood.std(ddof=1) / np.sqrt(len(likelihood))),
-                "importance samples": num_samples,
+                "test ELBO": float(bound.mean()),
+                "standard error": _standard_error(bound),
+                f"test IWAE-{num_samples}": float(likelihood.mean()),
+                f"standard error of IWAE-{num_samples}": _standard_error(likelihood),
                 "test examples": len(test),
                 "training seconds": trained.seconds,
             }
         )
     return rows
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -11,10 +11,10 @@ import numpy as np
 
 from benchmarks.timing import Interval, median_interval, race
 from genjax_models.evaluation.moments import moments
-from genjax_models.interfaces import Array, Key, PyTree
+from genjax_models.interfaces import Key, PyTree
 
-Replicate = Callable[[Key], PyTree]
-"""One estimate of a gradient, from a key."""
+Replicate = Callable[..., PyTree]
+"""`replicate(key, *arguments)`: one estimate of a gradient."""
 
 NUM_GROUPS = 10
 
@@ -97,28 +97,43 @@ def _mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def costs(
-    replicates: Mapping[str, Replicate], key: Key, *, num_rounds: int = 7, seconds: float = 0.02
+    replicates: Mapping[str, Replicate],
+    key: Key,
+    arguments: Mapping[str, tuple],
+    *,
+    num_rounds: int = 7,
+    seconds: float = 0.02,
 ) -> dict[str, Cost]:
-    """Time and memory of one estimate by each estimator, in alternation."""
-    runs, memory, single = [], [], []
-    for replicate in replicates.values():
-        compiled = jax.jit(replicate).lower(key).compile()
+    """Time and memory of one estimate `replicate(key, *arguments)` of each, in alternation.
+
+    What an estimate depends on has to be among the arguments: what a function closes over is a
+    constant, of which the compiler may compute in advance.
+    """
+    runs, memory, repeats = [], [], []
+    for name, replicate in replicates.items():
+        inputs = (key, *arguments[name])
+        compiled = jax.jit(replicate).lower(*inputs).compile()
         analysis = compiled.memory_analysis()
         memory.append(analysis.temp_size_in_bytes / 1e6 if analysis else float("nan"))
-        runs.append(functools.partial(_repeat, compiled, key))
-        runs[-1](1)
+        _repeat(compiled, inputs, 1)
         start = time.perf_counter()
-        runs[-1](1)
-        single.append(time.perf_counter() - start)
-    num_steps = max(1, round(seconds / max(min(single), 1e-6)))
-    found = race(runs, num_rounds=num_rounds, num_steps=min(num_steps, 200))
-    intervals = [median_interval([1e3 * value for value in values]) for values in found]
-    pairs = zip(intervals, memory, strict=True)
-    return dict(zip(replicates, [Cost(*pair) for pair in pairs], strict=True))
+        _repeat(compiled, inputs, 1)
+        count = min(200, max(1, round(seconds / (time.perf_counter() - start))))
+        repeats.append(count)
+        runs.append(functools.partial(_turn, compiled, inputs, count))
+    found = {}
+    turns = race(runs, num_rounds=num_rounds, num_steps=1)
+    for name, times, count, megabytes in zip(replicates, turns, repeats, memory, strict=True):
+        found[name] = Cost(median_interval([1e3 * time / count for time in times]), megabytes)
+    return found
 
 
-def _repeat(compiled: Callable[[Key], PyTree], key: Key, num_steps: int) -> None:
-    result: Array | PyTree = None
-    for _ in range(num_steps):
-        result = compiled(key)
+def _turn(compiled: Callable[..., PyTree], inputs: tuple, count: int, num_turns: int) -> None:
+    _repeat(compiled, inputs, count * num_turns)
+
+
+def _repeat(compiled: Callable[..., PyTree], inputs: tuple, count: int) -> None:
+    result: PyTree = None
+    for _ in range(count):
+        result = compiled(*inputs)
     jax.block_until_ready(result)

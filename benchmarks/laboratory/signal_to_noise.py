@@ -92,7 +92,9 @@ def measure(
     for index, num in enumerate(num_samples):
         subkey = jax.random.fold_in(key, index)
         found = _group_moments(tuple(names), int(num), max(2, num_replicates // NUM_GROUPS))(subkey)
-        parts.append([_log_ratios(found, leave_out) for leave_out in (None, *range(NUM_GROUPS))])
+        parts.append(
+            [_log_ratios(found, names, left_out) for left_out in (None, *range(NUM_GROUPS))]
+        )
     values = np.moveaxis(np.asarray(parts), 0, -1)
     rows, slopes = [], []
     for place, name in enumerate(names):
@@ -141,9 +143,9 @@ def _group_moments(names: tuple[str, ...], num_samples: int, in_group: int) -> A
     return jax.jit(lambda key: jax.lax.map(group, jax.random.split(key, NUM_GROUPS)))
 
 
-def _log_ratios(found: Moments, leave_out: int | None) -> list[float]:
-    """log SNR of each estimator from all groups but one."""
-    kept = np.arange(NUM_GROUPS) != leave_out
+def _log_ratios(found: Moments, names: Sequence[str], left_out: int | None) -> list[float]:
+    """log SNR of the estimators, in the order of their names, from all groups but one."""
+    kept = np.arange(NUM_GROUPS) != left_out
     mean = {name: np.asarray(m, np.float64)[kept].mean(axis=0) for name, m in found.mean.items()}
     variance = {
         name: np.asarray(v, np.float64)[kept] / (np.asarray(found.num_replicates)[kept, None] - 1)
@@ -153,7 +155,7 @@ def _log_ratios(found: Moments, leave_out: int | None) -> list[float]:
     count = float(np.asarray(found.num_replicates)[kept].sum())
     # The square of a noisy mean is too large by its variance.
     signal = float(np.sum(mean[REFERENCE] ** 2)) - trace[REFERENCE] / count
-    return [0.5 * float(np.log(signal / trace[name])) for name in found.mean]
+    return [0.5 * float(np.log(signal / trace[name])) for name in names]
 
 
 def _jackknife_error(values: np.ndarray) -> float:

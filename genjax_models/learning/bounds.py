@@ -175,10 +175,11 @@ def tvo(log_weights: Array, betas: Sequence[float], rule: str = "left") -> Array
 
         sum_j (beta_{j+1} - beta_j) f(beta_j),  f(beta) = sum_k w_k^beta log w_k / sum_k w_k^beta
 
-    E_beta is over q(z | x)^(1 - beta) p(x, z)^beta and rises with beta, so that the left sum is a
-    lower bound on log p(x) and the right one an upper bound, as K grows; f is its self-normalised
-    estimate, biased at finite K (but for f(0), the ELBO). One interval of the left rule is the
-    ELBO. `learning.variational` minimises the right rule, as it does `cubo`.
+    E_beta is over q(z | x)^(1 - beta) p(x, z)^beta and rises with beta; f is its self-normalised
+    estimate, biased at finite K (but for f(0), the ELBO). The integral of f is IWAE, and f rises
+    too: for any samples the left sum is at most IWAE, a lower bound on log p(x), and the right one
+    at least IWAE, an upper bound on log p(x) as K grows. One interval of the left rule is the ELBO.
+    `learning.variational` minimises the right rule, as it does `cubo`.
 
     Args:
         log_weights: log w, shape [K].
@@ -331,7 +332,14 @@ def piwae(num_groups: int) -> SplitBound:
 
 
 def resolve(bound: Bound) -> tuple[Callable[..., Array], dict]:
-    """A bound's function and its keywords, through `functools.partial`s without positions."""
+    """A bound's function and its keywords, through `functools.partial`s without positions.
+
+    Args:
+        bound: from log weights [K] to a scalar.
+
+    Returns:
+        The innermost function and the keywords that it is called with.
+    """
     keywords: dict = {}
     while isinstance(bound, functools.partial) and not bound.args:
         keywords = {**bound.keywords, **keywords}
@@ -340,7 +348,14 @@ def resolve(bound: Bound) -> tuple[Callable[..., Array], dict]:
 
 
 def is_upper(bound: Bound) -> bool:
-    """Whether it is an upper bound, so far as `resolve` can see: CUBO, TVO by the right rule."""
+    """Whether it is an upper bound: CUBO, TVO by the right rule.
+
+    Args:
+        bound: from log weights [K] to a scalar.
+
+    Returns:
+        True for those that `resolve` recognises.
+    """
     function, keywords = resolve(bound)
     return function is cubo or (function is tvo and keywords.get("rule") == "right")
 

@@ -37,8 +37,8 @@ def scale_cotangent(value: PyTree, slot: Array) -> tuple[PyTree, Array]:
 
     So a factor that is only known once the rest of the forward pass is done can act on a
     cotangent: `send_factors` gives it to the slot. Under `vmap` the slot must be mapped whenever
-    the value is (make it with `zero_slot`), or the factors of all values are summed before they
-    get here.
+    the factor will be (make it with `zero_slot`), or the factors of all examples are summed before
+    they get here.
 
     Args:
         value: a pytree of floating-point arrays.
@@ -47,11 +47,12 @@ def scale_cotangent(value: PyTree, slot: Array) -> tuple[PyTree, Array]:
     Returns:
         Both, as they are.
     """
-    return value, slot
+    # Mapped where the slot is, so that cotangents arrive one by one; XLA removes the choice.
+    return jax.tree.map(lambda leaf: jnp.where(slot == 0, leaf, leaf), value), slot
 
 
 def _scale_forward(value: PyTree, slot: Array) -> tuple[tuple[PyTree, Array], None]:
-    return (value, slot), None
+    return scale_cotangent(value, slot), None
 
 
 def _scale_backward(_: None, cotangents: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
@@ -95,15 +96,15 @@ def _send_backward(factors: Array, _: Array) -> tuple[Array, Array]:
 send_factors.defvjp(_send_forward, _send_backward)
 
 
-def zero_slot(value: PyTree, dtype: jnp.dtype) -> Array:
-    """A scalar zero that depends on every leaf of `value`, as far as `vmap` can tell."""
-    total = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(value))
+def zero_slot(*sources: PyTree, dtype: jnp.dtype) -> Array:
+    """A scalar zero that depends on every leaf of `sources`, as far as `vmap` can tell."""
+    is_any = sum(jnp.sum(leaf == leaf) for leaf in jax.tree.leaves(sources)) == 0
     # Both branches are zero, so that XLA computes nothing.
-    return jnp.where(jnp.isnan(total), jnp.zeros((), dtype), jnp.zeros((), dtype))
+    return jnp.where(is_any, jnp.zeros((), dtype), jnp.zeros((), dtype))
 
 
 def path_sampler(
-    model: LatentVariableModel, params: Params, x: PyTree, estimator: str
+    model: LatentVariableModel, params: Params, x: PyTree, beta: float | Array, estimator: str
 ) -> Callable[[Key], WeightParts]:
     """Draws of log weights without the score: parameters inside log q(z | x) are constants.
 
@@ -111,6 +112,7 @@ def path_sampler(
         model: a latent-variable model with reparameterised samples and a `log_prob` of q.
         params: its parameters.
         x: one example.
+        beta: weight of the KL term, which the factors of "dreg" depend on.
         estimator: its name, for errors. "dreg" also lets the slot of each sample scale the
             cotangent of z.
 
@@ -127,7 +129,8 @@ def path_sampler(
 
     def draw(key: Key) -> WeightParts:
         z = posterior.sample(seed=key)
-        slot = zero_slot(z, jnp.promote_types(jax.tree.leaves(z)[0].dtype, jnp.float32))
+        dtype = jnp.promote_types(jax.tree.leaves(z)[0].dtype, jnp.float32)
+        slot = zero_slot(z, params, x, beta, dtype=dtype)
         if estimator == "dreg":
             z, slot = scale_cotangent(z, slot)
         return WeightParts(

@@ -1,7 +1,7 @@
 """Importance samples of a latent-variable model, with the parts of their weights."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from genjax_models.interfaces import (
     Params,
     PyTree,
 )
+
+Parts = TypeVar("Parts")
 
 
 class ImportanceSamples(NamedTuple):
@@ -148,15 +150,15 @@ def part_sampler(
 
 
 def draw_parts(
-    draw: Callable[[Key], WeightParts], key: Key, num_samples: int, chunk_size: int | None = None
-) -> WeightParts:
+    draw: Callable[[Key], Parts], key: Key, num_samples: int, chunk_size: int | None = None
+) -> Parts:
     """K draws of the parts of a log weight, held all at once or a chunk at a time.
 
     With a chunk size, memory forward and backward is that of one chunk: the backward pass computes
     each chunk anew, for one more forward pass in all. The draws and the gradient are the same.
 
     Args:
-        draw: `draw(key) -> WeightParts` of one sample.
+        draw: `draw(key) -> parts` of one sample, a pytree of scalars.
         key: PRNG key; sample k uses `jax.random.split(key, num_samples)[k]`.
         num_samples: K.
         chunk_size: samples held at a time, a divisor of K; None for all.
@@ -167,7 +169,7 @@ def draw_parts(
     if chunk_size is None or chunk_size == num_samples:
         return jax.vmap(draw)(jax.random.split(key, num_samples))
 
-    def draw_chunk(indices: Array) -> WeightParts:
+    def draw_chunk(indices: Array) -> Parts:
         # fold_in(key, k) is split(key, K)[k], without holding K keys.
         return jax.vmap(lambda index: draw(jax.random.fold_in(key, index)))(indices)
 
@@ -176,6 +178,24 @@ def draw_parts(
     indices = jnp.arange(num_samples).reshape(-1, chunk_size)
     parts = jax.lax.scan(lambda carry, chunk_of: (carry, chunk(chunk_of)), (), indices)[1]
     return jax.tree.map(lambda leaf: leaf.reshape(num_samples), parts)
+
+
+def temper(log_likelihood: Array, divergence: Array, beta: float | Array) -> Array:
+    """Log weights log p(x | z_k) - beta [log q(z_k | x) - log p(z_k)].
+
+    Args:
+        log_likelihood: log p(x | z_k), [K].
+        divergence: the bracket, [K], or its expectation, [].
+        beta: weight of the bracket, a scalar.
+
+    Returns:
+        Log weights, [K]. Where p(z_k) is zero they are -inf for every beta, zero included, and
+        without derivative.
+    """
+    is_impossible = jnp.isposinf(divergence)
+    # Double where: zero times infinity, here and in the derivative in beta, is not a number.
+    finite = jnp.where(is_impossible, 0, divergence)
+    return jnp.where(is_impossible, -jnp.inf, log_likelihood - beta * finite)
 
 
 def bound_metrics(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from genjax_models.interfaces import Array, Key, Metrics, Network, Params, PyTree, StatefulObjective
 from genjax_models.learning import bounds
 from genjax_models.learning.bounds import Bound
+from genjax_models.learning.first_order import first_order, gradient_of
 from genjax_models.learning.leave_one_out import signals
 
 if TYPE_CHECKING:
@@ -127,9 +128,9 @@ def stateful_variational(
             own = jax.vmap(jax.grad(bound))(jax.lax.stop_gradient(log_weights))
             signal = signal + (1 - 1 / scale) * beta * own
         surrogate = jnp.mean(jnp.sum(signal * parts.log_posterior, axis=1))
-        loss = sign * (jnp.mean(values) + surrogate - jax.lax.stop_gradient(surrogate))
+        loss = sign * (jnp.mean(values) + gradient_of(surrogate))
         moved = _moved(settings, state, batch, targets)
-        return loss, (moved, jax.tree.map(jnp.mean, metrics))
+        return first_order(loss), (moved, jax.tree.map(jnp.mean, metrics))
 
     return StatefulVariational(init_state, objective)
 

@@ -24,6 +24,7 @@ from genjax_models.learning.doubly_reparameterized import (
     path_sampler,
     send_factors,
 )
+from genjax_models.learning.first_order import first_order, gradient_of
 from genjax_models.learning.importance import (
     WeightParts,
     bound_metrics,
@@ -33,6 +34,7 @@ from genjax_models.learning.importance import (
     check_pathwise,
     draw_parts,
     part_sampler,
+    temper,
 )
 from genjax_models.learning.leave_one_out import (
     leave_one_out_baselines,
@@ -53,7 +55,7 @@ _KLS = ("monte_carlo", "analytic")
 def variational(
     model: LatentVariableModel,
     *,
-    bound: Bound = ...,
+    bound: Bound | SplitBound = ...,
     estimator: NVIL,
     kl: str = ...,
     num_samples: int = ...,
@@ -63,7 +65,7 @@ def variational(
 def variational(
     model: LatentVariableModel,
     *,
-    bound: Bound = ...,
+    bound: Bound | SplitBound = ...,
     estimator: str = ...,
     kl: str = ...,
     num_samples: int = ...,
@@ -72,7 +74,7 @@ def variational(
 def variational(
     model: LatentVariableModel,
     *,
-    bound: Bound = bounds.elbo,
+    bound: Bound | SplitBound = bounds.elbo,
     estimator: str | NVIL = "pathwise",
     kl: str = "monte_carlo",
     num_samples: int = 1,
@@ -111,6 +113,9 @@ def variational(
     - "wake_sleep": "wake_theta" + "sleep_phi". Not the gradient of any function.
     - "reweighted_wake_sleep": "wake_theta" + "wake_phi", bound=bounds.iwae. As the last.
 
+    These are first derivatives: of all but "pathwise" a second one raises a `TypeError`, because
+    what an estimator holds constant would be missing from it.
+
     `bounds.cubo` and the right rule of `bounds.tvo` are upper bounds: their loss is +bound, and
     trains the posterior alone. A `SplitBound` such as `bounds.piwae(num_groups)` trains the
     posterior by a bound of its own.
@@ -127,7 +132,8 @@ def variational(
 
     Returns:
         `objective(params, key, x, *, beta=1.0) -> (loss, metrics)`: loss in nats, to be
-        minimised, and metrics "bound" (always with beta = 1: what may be compared with log
+        minimised (+inf, without gradient, where every weight of an average is zero: see
+        `bounds`), and metrics "bound" (always with beta = 1: what may be compared with log
         p(x)), "log_likelihood" and "kl_divergence" (means over the samples). For "nvil" a
         `StatefulVariational` of a batch, for `training.stateful_gradient_descent`.
 
@@ -169,7 +175,8 @@ def variational(
             value = value + send_factors(parts.slot, factors)
         elif name in _SCORE:
             value = value + _score(bound, name, value, log_weights, parts.log_posterior)
-        return (value if upper else -value), metrics
+        loss = value if upper else -value
+        return (loss if name == "pathwise" else first_order(loss)), metrics
 
     return objective
 
@@ -192,7 +199,7 @@ def _evaluation(
         params: Params, key: Key, x: PyTree, beta: float | Array
     ) -> tuple[Array, Array, WeightParts, Metrics]:
         if estimator in _PATH:
-            draw = path_sampler(model, params, x, estimator)
+            draw = path_sampler(model, params, x, beta, estimator)
         else:
             posterior = model.posterior(params, x)
             if estimator == "pathwise":
@@ -205,7 +212,7 @@ def _evaluation(
             divergence = kl_divergence(model.posterior(params, x), model.prior(params))
         else:
             divergence = parts.log_posterior - parts.log_prior
-        log_weights = parts.log_likelihood - beta * divergence
+        log_weights = temper(parts.log_likelihood, divergence, beta)
         metrics = bound_metrics(bound, parts.log_likelihood, divergence)
         return bound(log_weights), log_weights, parts, metrics
 
@@ -226,8 +233,7 @@ def _score(
     if estimator == "score_function" and bound is bounds.elbo:
         # The terms of the other samples have expectation zero.
         values = log_weights / log_weights.shape[0]
-    surrogate = jnp.sum(signals(values, baselines) * log_posterior)
-    return surrogate - jax.lax.stop_gradient(surrogate)
+    return gradient_of(jnp.sum(signals(values, baselines) * log_posterior))
 
 
 def _split_objective(
@@ -252,12 +258,12 @@ def _split_objective(
     ) -> tuple[Array, Metrics]:
         loss, metrics = of_model(params, jax.random.clone(key), x, beta=beta)
         posterior_loss, _ = of_posterior(params, key, x, beta=beta)
-        return loss + (posterior_loss - jax.lax.stop_gradient(posterior_loss)), metrics
+        return loss + gradient_of(posterior_loss), metrics
 
     return objective
 
 
-def _check_bound(bound: Bound, estimator: str, kl: str, num_samples: int) -> None:
+def _check_bound(bound: Bound | SplitBound, estimator: str, kl: str, num_samples: int) -> None:
     """Raise a `ValueError` that says why, where bound, estimator, KL and K make no sense."""
     if kl == "analytic":
         if bound is not bounds.elbo:

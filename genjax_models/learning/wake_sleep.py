@@ -20,6 +20,7 @@ from genjax_models.interfaces import (
 from genjax_models.learning import bounds
 from genjax_models.learning.bounds import Bound
 from genjax_models.learning.doubly_reparameterized import path_sampler
+from genjax_models.learning.first_order import first_order, gradient_of
 from genjax_models.learning.importance import (
     WeightParts,
     bound_metrics,
@@ -27,6 +28,7 @@ from genjax_models.learning.importance import (
     draw_parts,
     part_sampler,
     scalar_log_prob,
+    temper,
 )
 
 ESTIMATORS = (
@@ -84,7 +86,7 @@ def objective(
         bound: of the wake phase.
         estimator: one of the above.
         num_samples: K.
-        chunk_size: samples of the wake phase held at a time, a divisor of K.
+        chunk_size: samples, or dreams, held at a time, a divisor of K; None for all.
 
     Returns:
         `objective(params, key, x, *, beta=1.0) -> (loss, metrics)`, as of `variational`.
@@ -99,13 +101,13 @@ def objective(
         """The bound for theta alone, weights without derivative, parts, metrics."""
         check_log_prob(model.posterior(params, x), estimator)
         if estimator == "wake_phi_dreg":
-            draw = path_sampler(freeze_model(model), params, x, estimator)
+            draw = path_sampler(freeze_model(model), params, x, beta, estimator)
         else:
             draw = part_sampler(model, params, x, pathwise=False)
         parts = draw_parts(draw, key, num_samples, chunk_size)
         log_posterior = jax.lax.stop_gradient(parts.log_posterior)
         divergence = log_posterior - parts.log_prior
-        log_weights = parts.log_likelihood - beta * divergence
+        log_weights = temper(parts.log_likelihood, divergence, beta)
         shares = jax.grad(bound)(jax.lax.stop_gradient(log_weights))
         metrics = bound_metrics(bound, parts.log_likelihood, divergence)
         return bound(log_weights), shares, parts, metrics
@@ -118,34 +120,40 @@ def objective(
         _, shares, parts, metrics = wake(params, key, x, beta)
         cross_entropy = -_dot(shares, parts.log_posterior)
         if estimator == "wake_phi_dreg":
-            log_weights = parts.log_likelihood - beta * (parts.log_posterior - parts.log_prior)
-            path = _zero_with_gradient_of(_dot(_path_weights(shares), log_weights))
+            divergence = parts.log_posterior - parts.log_prior
+            log_weights = temper(parts.log_likelihood, divergence, beta)
+            path = gradient_of(_dot(_path_weights(shares), log_weights))
             return jax.lax.stop_gradient(cross_entropy) - path, metrics
         return cross_entropy, metrics
 
     def sleep(params: Params, key: Key, x: PyTree, *, beta: float | Array = 1.0) -> Result:
-        loss = _dream_loss(model, params, key, num_samples)
+        loss = _dream_loss(model, params, key, num_samples, chunk_size)
         return loss, {"dream_log_posterior": -jax.lax.stop_gradient(loss)}
 
     def wake_and_sleep(params: Params, key: Key, x: PyTree, *, beta: float | Array = 1.0) -> Result:
         wake_key, sleep_key = jax.random.split(key)
         loss, metrics = theta(params, wake_key, x, beta=beta)
-        dreams = _dream_loss(model, params, sleep_key, num_samples)
-        return loss + _zero_with_gradient_of(dreams), metrics
+        dreams = _dream_loss(model, params, sleep_key, num_samples, chunk_size)
+        return loss + gradient_of(dreams), metrics
 
     def reweighted(params: Params, key: Key, x: PyTree, *, beta: float | Array = 1.0) -> Result:
         value, shares, parts, metrics = wake(params, key, x, beta)
-        return -value - _zero_with_gradient_of(_dot(shares, parts.log_posterior)), metrics
+        return -value - gradient_of(_dot(shares, parts.log_posterior)), metrics
 
-    objectives = {
+    chosen = {
         "wake_theta": theta,
         "wake_phi": phi,
         "wake_phi_dreg": phi,
         "sleep_phi": sleep,
         "wake_sleep": wake_and_sleep,
         "reweighted_wake_sleep": reweighted,
-    }
-    return objectives[estimator]
+    }[estimator]
+
+    def objective(params: Params, key: Key, x: PyTree, *, beta: float | Array = 1.0) -> Result:
+        loss, metrics = chosen(params, key, x, beta=beta)
+        return first_order(loss), metrics
+
+    return objective
 
 
 def check_bound(bound: Bound, estimator: str) -> None:
@@ -165,7 +173,9 @@ def check_bound(bound: Bound, estimator: str) -> None:
         raise ValueError('estimator "sleep_phi" has no bound: it does not see x; leave it out')
 
 
-def _dream_loss(model: LatentVariableModel, params: Params, key: Key, num_samples: int) -> Array:
+def _dream_loss(
+    model: LatentVariableModel, params: Params, key: Key, num_samples: int, chunk_size: int | None
+) -> Array:
     """-(1/K) sum_k log q(z_k | x_k), z_k ~ p(z), x_k ~ p(x | z_k), without derivative in either."""
     prior = model.prior(params)
 
@@ -177,7 +187,7 @@ def _dream_loss(model: LatentVariableModel, params: Params, key: Key, num_sample
         check_log_prob(posterior, "sleep_phi")
         return scalar_log_prob("posterior", posterior.log_prob(z))
 
-    return -jnp.mean(jax.vmap(dream)(jax.random.split(key, num_samples)))
+    return -jnp.mean(draw_parts(dream, key, num_samples, chunk_size))
 
 
 def _path_weights(shares: Array) -> Array:
@@ -189,7 +199,3 @@ def _dot(shares: Array, values: Array) -> Array:
     """sum_k shares_k values_k, where a share of zero takes nothing, even of -inf."""
     # The double where keeps the branch that is not taken finite.
     return jnp.sum(shares * jnp.where(shares == 0, 0, values))
-
-
-def _zero_with_gradient_of(value: Array) -> Array:
-    return value - jax.lax.stop_gradient(value)

@@ -12,7 +12,15 @@ import pytest
 
 from benchmarks import estimator_variance
 from benchmarks.estimator_variance import Settings, main
-from benchmarks.laboratory import belief_nets, compare, discrete, gaussian, logistic, measuring
+from benchmarks.laboratory import (
+    belief_nets,
+    compare,
+    discrete,
+    gaussian,
+    logistic,
+    many,
+    measuring,
+)
 from genjax_models.learning import gradients
 
 
@@ -108,10 +116,15 @@ def enumerated_gradient(structure: str):
     return net, params, x, jax.grad(loss)(params)
 
 
-@pytest.mark.parametrize("structure", ["linear", "two layers"])
-def test_every_learner_of_a_belief_net_is_unbiased_but_the_biased(structure: str) -> None:
+@pytest.mark.parametrize(
+    ("structure", "names"),
+    [
+        ("linear", belief_nets.ESTIMATORS),
+        ("two layers", ("NVIL", "DisARM", "RELAX", "straight-through (biased)")),
+    ],
+)
+def test_every_learner_of_a_belief_net_is_unbiased_but_the_biased(structure: str, names) -> None:
     net, params, x, exact = enumerated_gradient(structure)
-    names = [n for n in belief_nets.ESTIMATORS if n != "relax" or not net.two_layers]
 
     def replicate(key):
         def gradient(name):
@@ -141,21 +154,82 @@ def gradients_of(replicate, num_replicates: int):
     )(jax.random.key(0))
 
 
-def test_training_raises_the_bound(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    examples = (rng.random((200, 6)) < np.array([0.9, 0.1, 0.8, 0.2, 0.9, 0.1])).astype(np.float32)
-    net = belief_nets.belief_net("linear", 6, 5)
-    trained, visited = discrete.train(
-        net, "disarm", jax.random.key(0), examples, 200, checkpoints=(0, 100)
+def test_the_variance_of_reinforce_is_that_of_enumeration() -> None:
+    """Of one example: the sum over states of p(z) |gradient at z|^2, less |its mean|^2."""
+    net, params, x, exact = enumerated_gradient("linear")
+
+    def at(b):
+        f = belief_nets.elbo_terms(net, params, x, (b,))
+        return jax.grad(lambda p: f * net.posterior(p, x).first.log_prob(b))(params)["encoder"]
+
+    states = jnp.array(np.indices((2, 2)).reshape(2, -1).T, float)
+    masses = jnp.exp(jax.vmap(net.posterior(params, x).first.log_prob)(states))
+    squares = jax.tree.map(
+        lambda g, e: masses @ (g**2).reshape(4, -1).sum(axis=1) - (e**2).sum(),
+        jax.vmap(at)(states),
+        exact["encoder"],
     )
-    assert len(visited) == 2
-    made = belief_nets.learner("reinforce", net, 20)
+    found = measuring.spread(
+        discrete.replicate("REINFORCE", net),
+        jax.random.key(0),
+        params,
+        (),
+        x[None],
+        num_replicates=20_000,
+        batch_size=1000,
+    )
+    variance = float(sum(jax.tree.leaves(squares)))
+    assert found.standard_error < 0.05 * variance
+    assert abs(found.variance - variance) < 8 * found.standard_error
+
+
+def separated_examples() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.random((200, 6)) < np.array([0.9, 0.1, 0.8, 0.2, 0.9, 0.1])).astype(np.float32)
+
+
+def test_training_raises_the_bound() -> None:
+    examples = separated_examples()
+    net = belief_nets.belief_net("linear", 6, 5)
+    trained = discrete.train(net, "DisARM", examples, 200)
+    assert len(trained.params) == len(discrete.TRAJECTORY)
+    made = belief_nets.learner("REINFORCE", net, 20)
 
     def bound(params):
         keys = jax.random.split(jax.random.key(1), 200)
         return -jax.vmap(lambda k, x: made.loss(params, (), k, x)[0])(keys, examples).mean()
 
-    assert bound(trained.params) > bound(visited[0]) + 0.5
+    assert bound(trained.params[-1]) > bound(trained.params[0]) + 0.5
+
+
+def test_variances_fall_as_they_should_on_one_trajectory() -> None:
+    """DisARM is ARM with the uniform noise averaged out; every row has its step and its cost."""
+    rows = discrete.variances(
+        "linear",
+        ("ARM", "DisARM", "NVIL"),
+        separated_examples(),
+        num_steps=10,
+        num_replicates=200,
+        num_units=5,
+        num_settling=100,
+    )
+    assert [row["step"] for row in rows[:3]] == [0, 1, 10]
+    last = {row["estimator"]: row for row in rows if row["step"] == 10}
+    assert last["DisARM"]["variance"] < last["ARM"]["variance"]
+    assert last["DisARM"]["evaluations of f"] == 2
+    assert all(row["ms"] > 0 and row["variance x ms"] > 0 for row in rows)
+
+
+def test_the_cost_is_not_that_of_constants() -> None:
+    """What is an argument cannot be computed in advance."""
+
+    def products(key, matrix):
+        return jax.lax.fori_loop(0, 20, lambda i, m: m @ matrix, matrix)
+
+    matrix = jnp.eye(200)
+    found = measuring.costs({"a": products}, jax.random.key(0), {"a": (matrix,)}, num_rounds=6)
+    assert found["a"].milliseconds.median > 0.05
+    assert found["a"].megabytes > 0.1
 
 
 def user_objective(model, bound, num_samples):
@@ -172,9 +246,10 @@ def test_a_comparison_of_ones_own(tmp_path: Path) -> None:
         parts=("compare",),
         out=tmp_path,
         models=("belief_net:linear",),
-        estimators=("rloo", "disarm", f"{__name__}:user_objective"),
+        estimators=("rloo", "DisARM", f"{__name__}:user_objective"),
         num_samples=(2,),
         num_replicates=40,
+        num_steps=10,
     )
     main(settings)
     found = json.loads((tmp_path / "compare.json").read_text())
@@ -204,15 +279,27 @@ def test_settings_that_are_refused(settings: dict, message: str) -> None:
     [
         (lambda: compare.case("gan"), "model must be one of"),
         (lambda: compare.case("no_such_module:f"), "no_such_module"),
-        (lambda: compare.compare(["vae"], ["disarm"], [2]), "belief_net"),
+        (lambda: compare.compare(["vae"], ["DisARM"], [2], num_steps=1), "belief_net"),
         (lambda: compare.compare(["vae"], ["pathwise"], [2], bound="x"), "bound must be one of"),
         (lambda: belief_nets.learner("x", belief_nets.belief_net("linear", 3, 2)), "estimator"),
+        (
+            lambda: belief_nets.learner(
+                "measure-valued", belief_nets.belief_net("two layers", 3, 2)
+            ),
+            "estimator",
+        ),
         (lambda: belief_nets.belief_net("deep", 3), "structure"),
     ],
 )
 def test_names_that_are_refused(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_many_replicates_take_the_memory_of_a_batch() -> None:
+    found = many.measure(jax.random.key(0), num_params=50, num_replicates=20_000, batch_size=20)
+    assert found["largest z of the mean"] < 5 and found["largest z of the variance"] < 5
+    assert found["megabytes"] < 0.1 < found["megabytes of all replicates"]
 
 
 def test_every_part_has_its_function() -> None:

@@ -12,11 +12,13 @@ SIZES = Sizes(num_dims=6, num_hidden=4, latent_dim=2, batch_size=8)
 
 
 def test_contenders_have_one_bound_and_train() -> None:
-    competing = multi_sample.contenders(4, SIZES, chunk_size=2)
-    assert [c.name for c in competing][:2] == ["pathwise", "dreg"]
-    assert competing[-1].name == "dreg, chunks of 2"
-    draws = {c.name: c.losses(200) for c in competing if c.name in ("pathwise", "dreg", "nvil")}
+    names = ("pathwise", "dreg", "nvil")
+    assert set(names) < set(multi_sample.ESTIMATORS)
+    competing = multi_sample.contenders(4, SIZES, names=names, chunk_size=2)
+    assert [c.name for c in competing] == [*names, "dreg, chunks of 2"]
+    draws = {c.name: c.losses(200) for c in competing}
     np.testing.assert_allclose(draws["dreg"], draws["pathwise"], rtol=1e-5)
+    np.testing.assert_allclose(draws["dreg, chunks of 2"], draws["pathwise"], rtol=1e-5)
     error = np.sqrt(2 * draws["pathwise"].var() / 200)
     assert abs(draws["nvil"].mean() - draws["pathwise"].mean()) < 5 * error
     for contender in competing:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib import image
 from experiments import harness, vae
 from experiments.vae import Settings
 from genjax_models import evaluation
+from genjax_models.interfaces import Algorithm
 from genjax_models.learning import bounds
 from genjax_models.models import latent
 
@@ -252,8 +254,55 @@ def test_the_settings_name_the_bound():
         ({}, bounds.elbo(log_weights)),
         ({"bound": "iwae"}, bounds.iwae(log_weights)),
         ({"bound": "renyi", "alpha": 0.25}, bounds.renyi(log_weights, 0.25)),
+        ({"bound": "vr_max"}, -1),
+        ({"bound": "tvo", "betas": (0.0, 0.3, 1.0)}, bounds.tvo(log_weights, (0.0, 0.3, 1.0))),
+        ({"bound": "jackknife"}, bounds.jackknife(log_weights)),
+        ({"bound": "miwae", "num_groups": 3}, bounds.elbo(log_weights)),
+        ({"bound": "ciwae", "elbo_weight": 0.2}, bounds.ciwae(log_weights, 0.2)),
+        ({"bound": "piwae", "num_groups": 3}, bounds.iwae(log_weights)),
     ]:
         assert vae.build_bound(Settings(**changed))(log_weights) == expected
+
+
+def test_what_is_reported_is_a_lower_bound():
+    """IWAE, where what is trained is none."""
+    for changed, name in [
+        ({}, "elbo"),
+        ({"bound": "renyi"}, "renyi"),
+        ({"bound": "renyi", "alpha": -0.5}, "iwae"),
+        ({"bound": "vr_max"}, "iwae"),
+        ({"bound": "jackknife"}, "iwae"),
+        ({"bound": "piwae"}, "iwae"),
+        ({"bound": "tvo"}, "tvo"),
+    ]:
+        assert vae.reported_bound(Settings(**changed))[0] == name
+
+
+@pytest.mark.parametrize("estimator", ["dreg", "nvil", "wake_sleep"])
+def test_estimators_with_and_without_a_state_train(estimator):
+    algorithm = tiny(estimator)
+    state = algorithm.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 100)
+    batch = jnp.tile(jnp.float32([1, 0, 1, 1, 0, 0]), (5, 1))
+    train = jax.jit(lambda: jax.lax.scan(lambda s, k: algorithm.step(s, k, batch), state, keys))
+    losses = train()[1]["loss"]
+    assert losses[-10:].mean() < losses[:10].mean() - 0.1
+
+
+@pytest.mark.parametrize("estimator", typing.get_args(Settings.__annotations__["estimator"]))
+def test_every_estimator_that_is_offered_is_made(estimator):
+    assert callable(tiny(estimator).step)
+
+
+def tiny(estimator: str) -> Algorithm:
+    """For six binary dimensions, with a bound that the estimator is for."""
+    bound = "elbo" if estimator in ("sticking_the_landing", "wake_sleep") else "iwae"
+    settings = Settings(
+        bound=bound, estimator=estimator, num_samples=4, latent_dim=2, hidden=(4,), chunk_size=2
+    )
+    data = {"num_dims": 6, "example_shape": (2, 3), "num_levels": None}
+    model = vae.build_model(settings, data)
+    return vae.build_algorithm(settings, model, steps_per_epoch=5)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])

@@ -20,12 +20,44 @@ from jax.flatten_util import ravel_pytree
 from genjax_models.distributions import Bernoulli, DiagonalGaussian
 from genjax_models.evaluation import GradientCertificate, certify_gradient
 from genjax_models.interfaces import LatentVariableModel
+from genjax_models.learning import bounds, variational
 from tests.statistics import jit_once
 
 Array = jax.Array
 Params = dict[str, dict[str, Array]]
 NUM_NODES = {1: 40, 2: 32, 3: 20, 4: 14}
 """Of quadrature, for K samples."""
+
+
+def between(log_weights: Array) -> Array:
+    """A bound of the user's own."""
+    return 0.3 * bounds.elbo(log_weights) + 0.7 * bounds.iwae(log_weights)
+
+
+BOUNDS: dict[str, Callable] = {
+    "elbo": bounds.elbo,
+    "iwae": bounds.iwae,
+    "renyi": functools.partial(bounds.renyi, alpha=0.4),
+    "negative": functools.partial(bounds.renyi, alpha=-0.7),
+    "vr_max": bounds.vr_max,
+    "tvo": functools.partial(bounds.tvo, betas=(0.0, 0.2, 1.0)),
+    "trapezoid": functools.partial(bounds.tvo, betas=(0.0, 0.4, 1.0), rule="trapezoid"),
+    "right": functools.partial(bounds.tvo, betas=(0.0, 0.2, 1.0), rule="right"),
+    "cubo": functools.partial(bounds.cubo, order=1.5),
+    "jackknife": bounds.jackknife,
+    "ciwae": functools.partial(bounds.ciwae, weight=0.3),
+    "miwae": functools.partial(bounds.miwae, num_groups=2),
+    "piwae": bounds.piwae(2),
+    "between": between,
+}
+"""Every bound, with settings of its own."""
+
+
+def objective(case: "Case", name: str, estimator: str, num_samples: int, **options: Any) -> Any:
+    """The objective of the bound of that name."""
+    return variational(
+        case.model, bound=BOUNDS[name], estimator=estimator, num_samples=num_samples, **options
+    )
 
 
 class Table(NamedTuple):
@@ -38,12 +70,14 @@ class Table(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A model and its exact answers; `table(params, x, num_nodes)`."""
+    """A model and its exact answers; `table` and `score` take (params, x, num_nodes)."""
 
     model: LatentVariableModel
     params: Params
     x: Array
     table: Callable[[Params, Array, int], Table]
+    score: Callable[[Params, Array, int], Array]
+    """log q(z | x) of the same z, held where the case's own parameters put them, [S]."""
 
 
 @functools.cache
@@ -75,6 +109,11 @@ def gaussian() -> Case:
             probability,
         )
 
+    def score(at: Params, x: Array, num_nodes: int) -> Array:
+        fixed, phi = params["phi"], at["phi"]
+        z = fixed["weight"] * x + fixed["bias"] + jnp.exp(fixed["log_scale"]) * _nodes(num_nodes)[0]
+        return _log_normal(z, phi["weight"] * x + phi["bias"], phi["log_scale"])
+
     params = {
         part: {
             name: jnp.array(value) for name, value in zip(names[part], values[part], strict=True)
@@ -82,7 +121,15 @@ def gaussian() -> Case:
         for part in names
     }
     model = LatentVariableModel(lambda key: params, prior, likelihood, posterior)
-    return Case(model, params, jnp.array(1.4), table)
+    return Case(model, params, jnp.array(1.4), table, score)
+
+
+@functools.cache
+def distant() -> Case:
+    """The same with a posterior that is far off, where upper bounds have steep gradients."""
+    case = gaussian()
+    phi = {**case.params["phi"], "bias": jnp.array(-0.6)}
+    return case._replace(params={**case.params, "phi": phi})
 
 
 @functools.cache
@@ -121,7 +168,19 @@ def belief_net() -> Case:
         )
 
     model = LatentVariableModel(lambda key: params, prior, likelihood, posterior)
-    return Case(model, params, jnp.array([1.0, 0.0]), table)
+
+    def score(at: Params, x: Array, num_nodes: int) -> Array:
+        return table(at, x, num_nodes).log_posterior
+
+    return Case(model, params, jnp.array([1.0, 0.0]), table, score)
+
+
+@functools.cache
+def distant_net() -> Case:
+    """The same with a posterior that is far off, as `distant` is."""
+    case = belief_net()
+    phi = {**case.params["phi"], "bias": jnp.array([-1.6, 1.3, -1.4])}
+    return case._replace(params={**case.params, "phi": phi})
 
 
 @functools.cache
@@ -159,21 +218,30 @@ def mixed() -> Case:
         return Table(*(part.reshape(-1) for part in (*parts, jnp.exp(log_label) * probability)))
 
     model = LatentVariableModel(lambda key: params, prior, likelihood, posterior)
-    return Case(model, params, jnp.array(1.2), table)
+
+    def score(at: Params, x: Array, num_nodes: int) -> Array:
+        code = params["phi"]["weight"] * x + 0.8 * _nodes(num_nodes)[0]
+        log_label = jax.nn.log_softmax(at["phi"]["logits"] * x)[:, None]
+        log_code = _log_normal(code, at["phi"]["weight"] * x, np.log(0.8))
+        return (log_label + log_code).reshape(-1)
+
+    return Case(model, params, jnp.array(1.2), table, score)
 
 
-def expectation(
-    case: Case,
-    params: Params,
-    function: Callable[..., Array],
-    num: int,
-    num_nodes: int | None = None,
-) -> Array:
-    """E[function(parts of K samples)], `function(Table of [K]) -> []`, over all S^K tuples."""
-    table = case.table(params, case.x, num_nodes or NUM_NODES[num])
+CASES = {
+    "gaussian": gaussian,
+    "distant": distant,
+    "belief_net": belief_net,
+    "distant_net": distant_net,
+    "mixed": mixed,
+}
+
+
+def _over_tuples(table: Table, num: int, function: Callable[..., Array], *more: Array) -> Array:
+    """E[function(parts of K samples, ...)] over all S^K tuples; `more` are [S] too."""
     tuples = np.indices((len(table.probability),) * num).reshape(num, -1).T
-    rows = jax.tree.map(lambda leaf: leaf[tuples], table)
-    return jnp.sum(jax.vmap(function)(rows) * jnp.prod(rows.probability, axis=1))
+    rows, more = jax.tree.map(lambda leaf: leaf[tuples], (table, more))
+    return jnp.sum(jax.vmap(function)(rows, *more) * jnp.prod(rows.probability, axis=1))
 
 
 def exact(
@@ -181,7 +249,6 @@ def exact(
     bound: Callable,
     num_samples: int,
     beta: float = 1.0,
-    num_nodes: int | None = None,
 ) -> Params:
     """The gradient of -E[bound], as a pytree of parameters."""
 
@@ -190,7 +257,41 @@ def exact(
             kl = parts.log_posterior - parts.log_prior
             return bound(parts.log_likelihood - beta * kl)
 
-        return -expectation(case, params, value, num_samples, num_nodes)
+        table = case.table(params, case.x, NUM_NODES[num_samples])
+        return -_over_tuples(table, num_samples, value)
+
+    return jit_once(jax.grad(loss))(case.params)
+
+
+def exact_largest(case: Case, num_samples: int) -> Params:
+    """The gradient of -E[max_k log w_k] = -sum over t of t d F(t)^K, F the distribution of log w.
+
+    Quadrature over tuples would see the kinks of the maximum; this sees none.
+    """
+
+    def loss(params: Params) -> Array:
+        table = case.table(params, case.x, 4001)
+        log_weights = table.log_likelihood + table.log_prior - table.log_posterior
+        order = jnp.argsort(jax.lax.stop_gradient(log_weights))
+        below = jnp.cumsum(jnp.asarray(table.probability)[order])
+        chances = jnp.diff(below**num_samples, prepend=0.0)
+        return -jnp.sum(chances * log_weights[order])
+
+    return jit_once(jax.grad(loss))(case.params)
+
+
+def exact_wake_phi(case: Case, num_samples: int) -> Params:
+    """-E[sum_k w~_k grad log q(z_k | x)]: neither z nor weights are differentiated."""
+
+    def loss(params: Params) -> Array:
+        def value(rows: Table, scores: Array) -> Array:
+            log_weights = rows.log_likelihood + rows.log_prior - rows.log_posterior
+            return jnp.sum(jax.nn.softmax(log_weights) * scores)
+
+        num_nodes = NUM_NODES[num_samples]
+        table = case.table(case.params, case.x, num_nodes)
+        scores = case.score(params, case.x, num_nodes)
+        return -_over_tuples(table, num_samples, value, scores)
 
     return jit_once(jax.grad(loss))(case.params)
 

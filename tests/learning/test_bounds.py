@@ -178,3 +178,108 @@ def test_other_shapes_are_refused(bound, shape) -> None:
 def test_orders_without_a_bound_are_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha"):
         bounds.renyi(jnp.zeros(3), alpha)
+
+
+# The bounds that are made of the others, against what they are in numpy.
+
+WEIGHTS = np.array([-3.0, -0.4, -1.7, 0.6, -2.2, -0.9])
+
+
+def log_mean(weights: np.ndarray) -> float:
+    return float(np.log(np.mean(weights)))
+
+
+def thermodynamic_mean(beta: float) -> float:
+    powers = np.exp(beta * WEIGHTS)
+    return float(np.sum(powers / powers.sum() * WEIGHTS))
+
+
+def test_values_against_numpy() -> None:
+    w = np.exp(WEIGHTS)
+    f = thermodynamic_mean
+    betas = (0.0, 0.2, 0.5, 1.0)
+    left = 0.2 * f(0.0) + 0.3 * f(0.2) + 0.5 * f(0.5)
+    right = 0.2 * f(0.2) + 0.3 * f(0.5) + 0.5 * f(1.0)
+    without = [log_mean(np.delete(w, k)) for k in range(6)]
+    for ours, exact in (
+        (bounds.vr_max(WEIGHTS), 0.6),
+        (bounds.cubo(WEIGHTS), 0.5 * log_mean(w**2)),
+        (bounds.cubo(WEIGHTS, 3.5), log_mean(w**3.5) / 3.5),
+        (bounds.cubo(WEIGHTS, 1), log_mean(w)),
+        (bounds.tvo(WEIGHTS, betas), left),
+        (bounds.tvo(WEIGHTS, betas, "right"), right),
+        (bounds.tvo(WEIGHTS, betas, "trapezoid"), 0.5 * (left + right)),
+        (bounds.tvo(WEIGHTS, (0, 1)), WEIGHTS.mean()),
+        (bounds.jackknife(WEIGHTS, 0), log_mean(w)),
+        (bounds.jackknife(WEIGHTS), 6 * log_mean(w) - 5 * np.mean(without)),
+        (bounds.miwae(WEIGHTS, 2), 0.5 * (log_mean(w[:3]) + log_mean(w[3:]))),
+        (bounds.miwae(WEIGHTS, 1), log_mean(w)),
+        (bounds.miwae(WEIGHTS, 6), WEIGHTS.mean()),
+        (bounds.ciwae(WEIGHTS, 0.3), 0.3 * WEIGHTS.mean() + 0.7 * log_mean(w)),
+        (bounds.piwae(2)(WEIGHTS), log_mean(w)),
+        (bounds.piwae(2).posterior(WEIGHTS), bounds.miwae(WEIGHTS, 2)),
+    ):
+        np.testing.assert_allclose(ours, exact, rtol=1e-12)
+
+
+def test_tvo_encloses_log_marginal_and_tends_to_it() -> None:
+    """With every z once and q uniform the tempered means are exact: log p(x) = log mean w."""
+    exact = log_mean(np.exp(WEIGHTS))
+    gaps = []
+    for num in (4, 8, 64):
+        betas = np.linspace(0, 1, num + 1)
+        low, high = (bounds.tvo(WEIGHTS, betas, rule) for rule in ("left", "right"))
+        assert low < exact < high
+        gaps.append(high - low)
+        np.testing.assert_allclose(bounds.tvo(WEIGHTS, betas, "trapezoid"), exact, atol=1 / num**2)
+    np.testing.assert_allclose(gaps[0] / np.array(gaps), [1, 2, 16])
+
+
+def test_cubo_rises_with_its_order_from_log_marginal() -> None:
+    values = [float(bounds.cubo(WEIGHTS, order)) for order in (1, 1.5, 2, 4)]
+    np.testing.assert_allclose(values[0], log_mean(np.exp(WEIGHTS)))
+    assert (np.diff(values) > 0.01).all()
+    np.testing.assert_allclose(bounds.cubo(WEIGHTS, 3), bounds.renyi(WEIGHTS, -2.0))
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_bias_of_the_jackknife_falls_by_one_more_power_of_k(order: int) -> None:
+    """For weights of 1.6 (one in four) and 0.8, by enumeration of how many of K are the larger."""
+
+    def bias(num_samples: int) -> float:
+        counts = np.arange(num_samples + 1)
+        rows = np.log(np.where(np.arange(num_samples) < counts[:, None], 1.6, 0.8))
+        values = jax.jit(jax.vmap(functools.partial(bounds.jackknife, order=order)))(rows)
+        chances = [math.comb(num_samples, c) * 3.0 ** (num_samples - c) for c in counts]
+        return float(np.dot(chances, values)) / 4.0**num_samples
+
+    few, many = abs(bias(8)), abs(bias(16))
+    np.testing.assert_allclose(math.log2(few / many), order + 1, atol=0.4)
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        (functools.partial(bounds.cubo, order=0.5), "order must be a finite number >= 1, got 0.5"),
+        (functools.partial(bounds.cubo, order=math.inf), "order must be a finite number >= 1"),
+        (functools.partial(bounds.tvo, betas=(0, 0.5)), "betas must rise from 0 to 1"),
+        (functools.partial(bounds.tvo, betas=(0, 0.7, 0.7, 1)), "betas must rise from 0 to 1"),
+        (functools.partial(bounds.tvo, betas=(1,)), "betas must rise from 0 to 1"),
+        (functools.partial(bounds.tvo, betas=(0, 1), rule="mid"), "rule must be one of .*'mid'"),
+        (functools.partial(bounds.jackknife, order=6), r"from 0 to num_samples - 1 = 5, got 6"),
+        (functools.partial(bounds.jackknife, order=-1), "order must be an integer from 0"),
+        (functools.partial(bounds.jackknife, order=1.0), "order must be an integer from 0"),
+        (functools.partial(bounds.miwae, num_groups=4), "num_groups must divide num_samples, 6"),
+        (functools.partial(bounds.miwae, num_groups=0), "num_groups must divide num_samples, 6"),
+        (functools.partial(bounds.ciwae, weight=1.2), "weight must be from 0 to 1, got 1.2"),
+        (functools.partial(bounds.ciwae, weight=math.nan), "weight must be from 0 to 1, got nan"),
+    ],
+)
+def test_settings_of_bounds_that_are_refused(bound, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        bound(jnp.asarray(WEIGHTS))
+
+
+def test_a_jackknife_of_too_many_subsets_is_refused() -> None:
+    with pytest.raises(ValueError, match="302621 subsets, more than 20000"):
+        bounds.jackknife(jnp.zeros(123), 3)

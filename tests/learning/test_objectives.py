@@ -114,7 +114,7 @@ def test_elbo_against_the_closed_form() -> None:
 
 @pytest.mark.parametrize(
     ("estimator", "names"),
-    [("pathwise", ("iwae", "renyi", "between")), ("rloo", ("iwae", "renyi"))],
+    [("pathwise", ("iwae", "between")), ("rloo", ("renyi",))],
 )
 def test_two_samples_against_quadrature(estimator: str, names: tuple[str, ...]) -> None:
     model, params, x = gaussian()
@@ -125,9 +125,7 @@ def test_two_samples_against_quadrature(estimator: str, names: tuple[str, ...]) 
     assert_unbiased(objectives, params, x, {name: quadrature(name) for name in names})
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "names"), [(2, ("elbo", "iwae")), (3, ("renyi", "between")), (4, ("iwae",))]
-)
+@pytest.mark.parametrize(("num_samples", "names"), [(3, ("renyi", "between")), (4, ("iwae",))])
 def test_score_function_against_enumeration(num_samples: int, names: tuple[str, ...]) -> None:
     model, params, x = discrete()
     objectives = {

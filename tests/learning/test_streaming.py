@@ -10,17 +10,14 @@ import pytest
 from genjax_models.learning import NVIL, bounds, variational
 from genjax_models.models import latent
 from tests.learning.exact import belief_net, gaussian
+from tests.statistics import jit_once
 
 PAIRS = [
     (bounds.iwae, "pathwise"),
-    (bounds.iwae, "dreg"),
     (functools.partial(bounds.renyi, alpha=0.3), "dreg"),
     (bounds.piwae(3), "dreg"),
-    (bounds.elbo, "sticking_the_landing"),
     (bounds.iwae, "vimco_geometric"),
-    (bounds.elbo, "rloo"),
-    (bounds.iwae, "wake_phi_dreg"),
-    (bounds.iwae, "reweighted_wake_sleep"),
+    (bounds.elbo, "wake_sleep"),
 ]
 
 
@@ -29,7 +26,7 @@ def test_the_gradient_is_the_same() -> None:
     case = gaussian()
     xs = jnp.stack([case.x, -0.3 * case.x])
 
-    @jax.jit
+    @jit_once
     def estimates(key):
         def estimate(index, chunk_size):
             bound, estimator = PAIRS[index]
@@ -70,7 +67,7 @@ def test_nvil_in_chunks() -> None:
     )
 
 
-@pytest.mark.parametrize("estimator", ["pathwise", "dreg", "vimco_arithmetic"])
+@pytest.mark.parametrize("estimator", ["dreg", "vimco_arithmetic"])
 def test_memory_is_that_of_a_chunk(estimator: str) -> None:
     model = latent.vae(num_dims=300, latent_dim=2, hidden=(8,))
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -84,10 +81,11 @@ def test_memory_is_that_of_a_chunk(estimator: str) -> None:
             num_samples=num_samples,
             chunk_size=chunk_size,
         )
-        gradient = jax.jit(jax.grad(loss, has_aux=True))
+        gradient = jit_once(jax.grad(loss, has_aux=True))
         compiled = gradient.lower(params, jax.eval_shape(jax.random.key, 0), x).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     few, many, whole = memory(64, 8), memory(512, 8), memory(512, None)
-    assert many < 1.5 * few
+    # A few numbers a sample, where its activations alone are 300.
+    assert (many - few) / (512 - 64) < 10 * x.dtype.itemsize
     assert whole > 8 * many

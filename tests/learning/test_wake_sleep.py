@@ -9,12 +9,13 @@ import pytest
 
 from genjax_models.learning import bounds, variational, wake_sleep
 from tests.learning.exact import (
+    CASES,
     Case,
     assert_certified,
     belief_net,
     certify,
     exact,
-    expectation,
+    exact_wake_phi,
     gaussian,
     largest_z,
     part,
@@ -28,60 +29,19 @@ def objective(case: Case, estimator: str, num_samples: int = 2, bound=bounds.iwa
 
 @functools.cache
 def wake_phi(name: str, num_samples: int):
-    """The gradient -E[sum_k w~_k grad log q(z_k | x)]: z and weights without derivative."""
-    case = {"gaussian": gaussian, "belief_net": belief_net}[name]()
-
-    def loss(params):
-        fixed = case.params
-
-        def value(rows):
-            shares = jax.nn.softmax(rows.log_likelihood + rows.log_prior - rows.log_posterior)
-            return jnp.sum(shares * rows.score)
-
-        # log q(z; phi) at the z of the fixed parameters.
-        table = case.table(fixed, case.x, 20)
-        scores = log_posterior(name, params, case.x, 20)
-        rows = WithScore(*table, scores)
-        return -expectation(case._replace(table=lambda *_: rows), fixed, value, num_samples)
-
-    return jit_once(jax.grad(loss))(case.params)
-
-
-class WithScore(tuple):
-    """A table with log q as a function of other parameters than those of its z."""
-
-    log_likelihood = property(lambda self: self[0])
-    log_prior = property(lambda self: self[1])
-    log_posterior = property(lambda self: self[2])
-    probability = property(lambda self: self[3])
-    score = property(lambda self: self[4])
-
-    def __new__(cls, *parts):
-        return super().__new__(cls, parts)
-
-
-jax.tree_util.register_pytree_node(
-    WithScore, lambda rows: (tuple(rows), None), lambda _, leaves: WithScore(*leaves)
-)
-
-
-def log_posterior(name: str, params, x, num_nodes: int):
-    """log q(z | x) of every z of the table at the case's own parameters, [S]."""
-    if name == "belief_net":
-        return belief_net().table(params, x, num_nodes).log_posterior
-    fixed, phi = gaussian().params["phi"], params["phi"]
-    noise = np.polynomial.hermite_e.hermegauss(num_nodes)[0]
-    z = fixed["weight"] * x + fixed["bias"] + jnp.exp(fixed["log_scale"]) * noise
-    distance = (z - phi["weight"] * x - phi["bias"]) * jnp.exp(-phi["log_scale"])
-    return -0.5 * distance**2 - phi["log_scale"] - 0.5 * jnp.log(2 * jnp.pi)
+    return exact_wake_phi(CASES[name](), num_samples)
 
 
 @functools.cache
-def sleep_phi():
-    """The gradient of -E_{p(x, z)}[log q(z | x)] of the belief net: all 8 z and all 4 x."""
-    case = belief_net()
+def sleep_phi(name: str):
+    """The gradient of -E_{p(x, z)}[log q(z | x)]: enumeration, or quadrature over both noises."""
+    case = CASES[name]()
+    theta = case.params["theta"]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    pairs = (weights[:, None] * weights / (2 * np.pi)).reshape(-1)
+    first, second = (noise.reshape(-1) for noise in np.meshgrid(nodes, nodes, indexing="ij"))
 
-    def loss(params):
+    def belief_net_loss(params):
         total = 0.0
         for x in jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]):
             table = case.table(case.params, x, 0)
@@ -89,39 +49,50 @@ def sleep_phi():
             total -= jnp.sum(joint * case.table(params, x, 0).log_posterior)
         return total
 
+    def gaussian_loss(params):
+        z = theta["loc"] + jnp.exp(theta["log_scale"]) * first
+        x = theta["weight"] * z + theta["bias"] + jnp.exp(theta["log_noise"]) * second
+        phi = params["phi"]
+        error = (z - phi["weight"] * x - phi["bias"]) * jnp.exp(-phi["log_scale"])
+        return jnp.sum(pairs * (0.5 * error**2 + phi["log_scale"]))
+
+    def mixed_loss(params):
+        total, chances = 0.0, jax.nn.softmax(theta["logits"])
+        for label in range(2):
+            x = theta["loc"][label] + theta["weight"] * first + second
+            log_labels = jax.nn.log_softmax(params["phi"]["logits"] * x[:, None])
+            error = (first - params["phi"]["weight"] * x) / 0.8
+            total -= chances[label] * jnp.sum(pairs * (log_labels[:, label] - 0.5 * error**2))
+        return total
+
+    loss = {"belief_net": belief_net_loss, "gaussian": gaussian_loss, "mixed": mixed_loss}[name]
     return jit_once(jax.grad(loss))(case.params)
 
 
-def test_each_phase_against_enumeration() -> None:
+@pytest.mark.parametrize("name", ["belief_net", "gaussian", "mixed"])
+def test_each_phase_against_enumeration_or_quadrature(name: str) -> None:
     """theta learns in the wake phase alone; phi from weighted samples, or from dreams."""
-    case = belief_net()
-    made = {
-        "wake_theta elbo": objective(case, "wake_theta", bound=bounds.elbo),
-        "wake_theta iwae": objective(case, "wake_theta"),
-        "wake_phi": objective(case, "wake_phi"),
-        "sleep_phi": objective(case, "sleep_phi", bound=bounds.elbo),
-        "wake_sleep": objective(case, "wake_sleep", bound=bounds.elbo),
-        "reweighted": objective(case, "reweighted_wake_sleep"),
-    }
+    case, add = CASES[name](), functools.partial(jax.tree.map, jnp.add)
     theta = {
         bound: part(exact(case, getattr(bounds, bound), 2), "theta") for bound in ("elbo", "iwae")
     }
-    phi = wake_phi("belief_net", 2)
+    phi, dreams = wake_phi(name, 2), sleep_phi(name)
     answers = {
-        "wake_theta elbo": theta["elbo"],
-        "wake_theta iwae": theta["iwae"],
+        "wake_theta": theta["iwae"],
         "wake_phi": phi,
-        "sleep_phi": sleep_phi(),
-        "wake_sleep": jax.tree.map(jnp.add, theta["elbo"], sleep_phi()),
-        "reweighted": jax.tree.map(jnp.add, theta["iwae"], phi),
+        "sleep_phi": dreams,
+        "wake_sleep": add(theta["elbo"], dreams),
+        "reweighted_wake_sleep": add(theta["iwae"], phi),
     }
-    assert_certified(certify(case, made, answers))
-
-
-def test_wake_phi_and_its_doubly_reparameterised_form_against_quadrature() -> None:
-    case = gaussian()
-    made = {name: objective(case, name) for name in ("wake_phi", "wake_phi_dreg")}
-    answers = dict.fromkeys(made, wake_phi("gaussian", 2))
+    if name == "gaussian":
+        answers["wake_phi_dreg"] = phi
+    of_elbo = ("sleep_phi", "wake_sleep")
+    made = {
+        estimator: objective(case, estimator, bound=bounds.elbo)
+        if estimator in of_elbo
+        else objective(case, estimator)
+        for estimator in answers
+    }
     assert_certified(certify(case, made, answers))
 
 

@@ -171,6 +171,58 @@ def test_a_dead_sample_leaves_the_gradient_of_the_others() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), ours[1], gradient)
 
 
+class Ramp(NamedTuple):
+    """p(z) = z for z > 0 (unnormalised), written without care: its derivative is NaN elsewhere."""
+
+    def log_prob(self, value):
+        return jnp.log(jnp.maximum(value, 0.0))
+
+
+def test_dreg_takes_nothing_from_a_sample_without_weight() -> None:
+    """Not even the NaN that its density has for a derivative."""
+    case = gaussian()
+    model = case.model._replace(prior=lambda params: Ramp())
+    loss = variational(model, bound=bounds.iwae, estimator="dreg", num_samples=3)
+    estimate = jax.jit(jax.vmap(jax.grad(loss, has_aux=True), (None, 0, None)))
+    gradient, _ = estimate(case.params, jax.random.split(jax.random.key(0), 100), -1.0)
+    for leaf in gradient["phi"].values():
+        assert np.isfinite(leaf).all() and leaf.any()
+
+
+def test_a_split_bound_with_a_dead_group_keeps_the_gradient_of_the_others() -> None:
+    """IWAE of all samples is finite where MIWAE of one group is not; the loss is IWAE."""
+    case = truncated()
+    loss = variational(case.model, bound=bounds.piwae(3), estimator="dreg", num_samples=3)
+    keys = jax.random.split(jax.random.key(0), 50)
+    estimate = jax.vmap(jax.value_and_grad(loss, has_aux=True), (None, 0, None))
+    (values, _), gradient = jax.jit(estimate)(case.params, keys, case.x)
+    plain = variational(case.model, bound=bounds.iwae, num_samples=3)
+    exact, _ = jax.jit(jax.vmap(plain, (None, 0, None)))(
+        case.params, jax.random.clone(keys), case.x
+    )
+    np.testing.assert_allclose(values, exact)
+    assert np.isfinite(values).any()
+    for leaf in gradient["phi"].values():
+        assert np.isfinite(leaf).all() and leaf.any()
+
+
+@pytest.mark.parametrize("estimator", ["pathwise", "dreg", "rloo", "reweighted_wake_sleep"])
+def test_a_sample_that_the_prior_excludes_is_dead_for_every_beta(estimator: str) -> None:
+    """Zero times minus infinity is not a number; at the start of a warm-up beta is zero."""
+    case = truncated()
+    loss = variational(case.model, bound=bounds.iwae, estimator=estimator, num_samples=3)
+    keys = jax.random.split(jax.random.key(0), 50)
+
+    def value(params, beta, key):
+        return loss(params, key, case.x, beta=beta)[0]
+
+    estimate = jax.vmap(jax.value_and_grad(value, (0, 1)), (None, None, 0))
+    for beta in (0.0, 1e-9):
+        values, gradient = jax.jit(estimate)(case.params, beta, jax.random.clone(keys))
+        assert not np.isnan(values).any() and np.isfinite(values).any()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def test_nvil_with_dead_samples() -> None:
     case = truncated()
     of = variational(case.model, bound=bounds.iwae, estimator=NVIL(), num_samples=2)

@@ -153,7 +153,16 @@ def multi_pair_disarm(
 
 
 def pair_weight(logits: Array, first: Array, second: Array) -> Array:
-    """(-1)^c 1[b != c] s(|l|) / 2: the expectation of ARM's u - 1/2 given the pair."""
+    """(-1)^c 1[b != c] s(|l|) / 2: the expectation of ARM's u - 1/2 given the pair.
+
+    Args:
+        logits: l, [...].
+        first: b, zeros and ones of the same shape.
+        second: c.
+
+    Returns:
+        The weight of each variable, [...].
+    """
     # b - c is 1 where b = 1, c = 0; -1 where b = 0, c = 1; and 0 where they agree.
     return 0.5 * (first - second) * sigmoid(jnp.abs(logits))
 

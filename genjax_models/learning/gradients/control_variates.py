@@ -12,16 +12,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array, Key, Network, Params, PyTree
 from genjax_models.learning.gradients.core import (
     Function,
     State,
     check_num_samples,
+    evaluate,
     held,
     leave_one_out_sums,
+    no_state,
 )
-from genjax_models.learning.gradients.families import gaussian_parameters, kind, unwrapped
+from genjax_models.learning.gradients.families import (
+    gaussian_parameters,
+    is_one_hot,
+    kind,
+    logits_of,
+    name_of,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     import optax
@@ -33,7 +44,7 @@ class ControlVariate(NamedTuple):
     Attributes:
         value: `value(state, x) -> []`, h(x).
         expectation: `expectation(state, distribution) -> []`, E[h], differentiable in the
-            parameters of the distribution.
+            parameters of the distribution where h depends on x.
         init: `init(params, key) -> state`.
         observe: `observe(state, xs, costs) -> observation`: what the state learns from the samples
             xs [S, ...] and costs f(x_s) [S]; averaged over examples before `update`.
@@ -44,16 +55,29 @@ class ControlVariate(NamedTuple):
             each sample sees, made of the other samples alone; None where all see the same.
         optimal: whether h is scaled, for each parameter, by the coefficient that the other samples
             estimate to be best.
+        is_baseline: whether h does not depend on x, so that the gradient of E[h] is zero; value
+            and expectation of a baseline may be pytrees of the structure of the parameters.
     """
 
     value: Callable[[State, PyTree], Array]
-    expectation: Callable[[State, Any], Array] = lambda state, distribution: jnp.zeros(())
-    init: Callable[[Params, Key], State] = lambda params, key: ()
+    expectation: Callable[[State, Any], Array]
+    init: Callable[[Params, Key], State] = no_state
     observe: Callable[[State, PyTree, Array], PyTree] = lambda state, xs, costs: ()
     update: Callable[[State, PyTree], State] = lambda state, observation: state
     prepare: Callable[[State, Any], State] = lambda state, distribution: state
     leave_one_out: Callable[[State, PyTree, Array], State] | None = None
     optimal: bool = False
+    is_baseline: bool = False
+
+
+def _baseline(value: Callable[[State], Array], **fields: Any) -> ControlVariate:
+    """What is the same for every x is its own expectation."""
+    return ControlVariate(
+        lambda state, x: value(state),
+        lambda state, distribution: value(state),
+        is_baseline=True,
+        **fields,
+    )
 
 
 def constant(value: PyTree = 0.0) -> ControlVariate:
@@ -61,14 +85,14 @@ def constant(value: PyTree = 0.0) -> ControlVariate:
 
     Args:
         value: b; a scalar, or a pytree of the structure of the parameters, with a baseline for
-            each of them.
+            each of them, or for each of their components.
 
     Returns:
-        The control variate, without state. The gradient of its expectation is zero.
+        The control variate, without state.
 
     Source: Williams 1992 (Simple statistical gradient-following algorithms), section 4.
     """
-    return ControlVariate(lambda state, x: jax.tree.map(jnp.asarray, value))
+    return _baseline(lambda state: jax.tree.map(jnp.asarray, value))
 
 
 class AverageState(NamedTuple):
@@ -106,7 +130,7 @@ def moving_average(decay: float = 0.9) -> ControlVariate:
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be in [0, 1), got {decay}")
 
-    def value(state: AverageState, x: PyTree) -> Array:
+    def value(state: AverageState) -> Array:
         return state.average / jnp.where(state.weight > 0, state.weight, 1)
 
     def update(state: AverageState, cost: Array) -> AverageState:
@@ -114,7 +138,7 @@ def moving_average(decay: float = 0.9) -> ControlVariate:
         average = decay * state.average + (1 - decay) * cost
         return AverageState(average, decay * state.weight + (1 - decay))
 
-    return ControlVariate(
+    return _baseline(
         value,
         init=lambda params, key: AverageState(jnp.zeros(()), jnp.zeros(())),
         observe=lambda state, xs, costs: jnp.mean(costs),
@@ -136,7 +160,7 @@ def leave_one_out() -> ControlVariate:
         check_num_samples(costs.shape[0], 2, " for a leave-one-out baseline")
         return leave_one_out_sums(costs) / (costs.shape[0] - 1)
 
-    return ControlVariate(lambda state, x: state, leave_one_out=others)
+    return _baseline(lambda state: state, leave_one_out=others)
 
 
 def optimal(control_variate: ControlVariate | None = None) -> ControlVariate:
@@ -158,10 +182,20 @@ def optimal(control_variate: ControlVariate | None = None) -> ControlVariate:
         than four the variance is infinite unless h is a constant: the denominator is too small too
         often.
 
+    Raises:
+        TypeError: a leave-one-out control variate. The others' variates would contain this sample,
+            and their coefficient with them: a bias.
+
     Source: Greensmith et al. 2004, section 4; Mohamed et al. 2020 (Monte Carlo gradient estimation
     in machine learning), section 7.4.1.
     """
-    return (control_variate or constant(1.0))._replace(optimal=True)
+    chosen = control_variate or constant(1.0)
+    if chosen.leave_one_out is not None:
+        raise TypeError(
+            "the optimal coefficient of a leave-one-out control variate would be biased (that of a"
+            " sample would depend on the sample): use optimal() or rloo"
+        )
+    return chosen._replace(optimal=True)
 
 
 class TaylorState(NamedTuple):
@@ -207,12 +241,15 @@ def delta_method(function: Function, *, order: int = 2) -> ControlVariate:
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
 
+    def cost(x: Array) -> Array:
+        return evaluate(function, x, differentiable=True)
+
     def prepare(state: State, distribution: Any) -> TaylorState:
-        point = jnp.asarray(_mean(distribution))
-        value, slope = jax.value_and_grad(function)(point)
+        point = _mean(distribution)
+        value, slope = jax.value_and_grad(cost)(point)
         curvature = jnp.zeros(())
         if order == 2:
-            curvature = _curvature(function, point, distribution)
+            curvature = _curvature(cost, point, distribution)
         return TaylorState(point, value, slope, curvature)
 
     def value(state: TaylorState, x: PyTree) -> Array:
@@ -270,15 +307,23 @@ def learned_baseline(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         return jax.tree.map(jnp.add, params, updates), optimizer_state
 
-    return ControlVariate(
-        lambda state, x: predict(state[0]), init=init, observe=observe, update=update
-    )
+    return _baseline(lambda state: predict(state[0]), init=init, observe=observe, update=update)
 
 
 def regressed(estimates: PyTree, variates: PyTree) -> PyTree:
     """Per-sample gradients less the best multiple of variates of mean zero, leaves [S, ...].
 
-    g_s - c_s sum_{r != s} g_r c_r / sum_{r != s} c_r^2, component by component.
+        g_s - c_s sum_{r != s} g_r c_r / sum_{r != s} c_r^2, component by component
+
+    Args:
+        estimates: g, leaves [S, ...].
+        variates: c, of the same structure and shapes, of mean zero.
+
+    Returns:
+        What is left of the estimates, unbiased as they are.
+
+    Raises:
+        ValueError: one sample.
     """
     check_num_samples(
         jax.tree.leaves(estimates)[0].shape[0], 2, " to estimate the optimal coefficient"
@@ -293,15 +338,22 @@ def regressed(estimates: PyTree, variates: PyTree) -> PyTree:
 
 
 def _mean(distribution: Any) -> Array:
-    if kind(unwrapped(distribution)) == "OneHotCategorical":
-        return unwrapped(distribution).probs
+    if is_one_hot(distribution):
+        return jax.nn.softmax(logits_of(unwrapped(distribution)))
     try:
-        return distribution.mean()
+        mean = distribution.mean()
     except (AttributeError, NotImplementedError) as error:
         raise TypeError(
             "the delta method needs the mean of the distribution, which a"
-            f" {type(distribution).__name__} does not have: use another control variate"
+            f" {name_of(distribution)} does not have: use another control variate (a Categorical is"
+            " an index; distrax.OneHotCategorical has a mean)"
         ) from error
+    if not isinstance(mean, jax.Array | np.ndarray):
+        raise TypeError(
+            "the delta method is for distributions over one array, got a"
+            f" {name_of(distribution)} over a {type(mean).__name__}"
+        )
+    return at_least_float32(jnp.asarray(mean))
 
 
 def _covariance(distribution: Any) -> Array:
@@ -309,11 +361,11 @@ def _covariance(distribution: Any) -> Array:
     gaussian = gaussian_parameters(distribution)
     if gaussian is not None:
         return jnp.square(gaussian[1])
-    if kind(unwrapped(distribution)).startswith("MultivariateNormal"):
+    if kind(distribution).startswith("MultivariateNormal"):
         return distribution.covariance()
     raise TypeError(
         "the delta method of second order is for Gaussians, got a"
-        f" {type(distribution).__name__}: use order=1"
+        f" {name_of(distribution)}: use order=1"
     )
 
 

@@ -16,6 +16,11 @@ Function = Callable[[PyTree], Array]
 """`function(x) -> []`."""
 
 
+def no_state(params: Params, key: Key) -> State:
+    """The initial state of what learns nothing: the empty tuple."""
+    return ()
+
+
 class GradientEstimator(NamedTuple):
     """An estimator of grad_params E_{x ~ distribution(params)}[f(x)], in two steps.
 
@@ -37,7 +42,7 @@ class GradientEstimator(NamedTuple):
 
     draw: Callable[[Params, State, Key, int], Draws]
     surrogate: Callable[[Params, State, PyTree], Array]
-    init: Callable[[Params, Key], State] = lambda params, key: ()
+    init: Callable[[Params, Key], State] = no_state
     observe: Callable[[Params, State, Draws], PyTree] = lambda params, state, draws: ()
     update: Callable[[State, PyTree], State] = lambda state, observation: state
 
@@ -65,7 +70,7 @@ def per_sample_gradients(
         A pytree of the structure of `params` with a leading axis [S].
 
     Raises:
-        ValueError: fewer samples than the estimator needs.
+        ValueError: fewer samples than the estimator needs, or no state where it has one.
         TypeError: a distribution that the estimator makes no sense for.
     """
     draws = _draws(estimator, params, state, key, num_samples)
@@ -95,7 +100,7 @@ def surrogate_loss(
         The loss, [].
 
     Raises:
-        ValueError: fewer samples than the estimator needs.
+        ValueError: fewer samples than the estimator needs, or no state where it has one.
         TypeError: a distribution that the estimator makes no sense for.
     """
     draws = _draws(estimator, params, state, key, num_samples)
@@ -124,7 +129,7 @@ def surrogate_loss_and_observation(
         The loss, [], and the observation, through which no gradient flows.
 
     Raises:
-        ValueError: fewer samples than the estimator needs.
+        ValueError: fewer samples than the estimator needs, or no state where it has one.
         TypeError: a distribution that the estimator makes no sense for.
     """
     draws = _draws(estimator, params, state, key, num_samples)
@@ -145,20 +150,31 @@ def only_gradient(value: Array) -> Array:
 
 def linear(coefficients: PyTree, params: PyTree) -> Array:
     """Zero, with the gradient `coefficients` in `params`: two pytrees of one structure."""
-    products = jax.tree.map(lambda c, p: jnp.sum(held(c) * (p - held(p))), coefficients, params)
-    return jax.tree.reduce(jnp.add, products)
+
+    def product(coefficient: Array, param: Array) -> Array:
+        # Infinite logits, of what cannot occur, have no difference; their coefficients are zero.
+        finite = jnp.where(jnp.isinf(param), 0, param)
+        return jnp.sum(held(coefficient) * only_gradient(finite))
+
+    return jax.tree.reduce(jnp.add, jax.tree.map(product, coefficients, params))
 
 
-def evaluate(function: Function, x: PyTree) -> Array:
-    """f(x), once it is known to be one number.
+def evaluate(function: Function, x: PyTree, *, differentiable: bool = False) -> Array:
+    """f(x), a real number, once it is known to be one; counts and truth values become floats.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is more than one number.
+        TypeError: the estimator needs a `differentiable` f, and this one gives integers.
     """
     value = jnp.asarray(function(x))
     if value.shape != ():
         raise ValueError(f"function must return one number, got an array of shape {value.shape}")
-    return value
+    if differentiable and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"function must be differentiable here, and return a float, got {value.dtype}: its"
+            " gradient would be zero; use score_function"
+        )
+    return value.astype(jnp.result_type(value, float))
 
 
 def check_one_event(distribution: Any) -> None:
@@ -178,9 +194,11 @@ def sample(distribution: Distribution, key: Key, num_samples: int) -> PyTree:
 
 
 def check_num_samples(num_samples: int, at_least: int = 1, why: str = "") -> None:
-    """Raises a `ValueError` if there are fewer samples than `at_least`."""
-    if num_samples < at_least:
-        raise ValueError(f"num_samples must be at least {at_least}{why}, got {num_samples}")
+    """Raises a `ValueError` if `num_samples` is no integer from `at_least` on."""
+    if not hasattr(num_samples, "__index__") or num_samples < at_least:
+        raise ValueError(
+            f"num_samples must be an integer, at least {at_least}{why}, got {num_samples!r}"
+        )
 
 
 def leave_one_out_sums(values: PyTree) -> PyTree:
@@ -203,4 +221,8 @@ def _draws(
     estimator: GradientEstimator, params: Params, state: State, key: Key, num_samples: int
 ) -> Draws:
     check_num_samples(num_samples)
+    if type(state) is tuple and not state:
+        wanted = jax.eval_shape(estimator.init, params, jax.random.key(0))
+        if jax.tree.leaves(wanted):
+            raise ValueError("state is missing: pass state=estimator.init(params, key)")
     return held(estimator.draw(held(params), state, key, num_samples))

@@ -22,7 +22,15 @@ from genjax_models.learning.gradients.core import (
     only_gradient,
     sample,
 )
-from genjax_models.learning.gradients.families import ANYWHERE, binary_logits, kind, unwrapped
+from genjax_models.learning.gradients.families import (
+    ANYWHERE,
+    as_indices,
+    binary_logits,
+    kind,
+    logits_of,
+    name_of,
+    unwrapped,
+)
 
 _LARGEST = 2**20
 
@@ -31,7 +39,7 @@ class PartialDraw(NamedTuple):
     """One draw of the Rao-Blackwellised estimator.
 
     Attributes:
-        x: a sample; its chosen coordinates are not looked at.
+        x: a sample, indices for one-hot vectors; its chosen coordinates are not looked at.
         signal: the expectation of f over the chosen coordinates, less that of the other samples.
     """
 
@@ -45,8 +53,8 @@ def enumeration(distribution: DistributionOf, function: Function) -> GradientEst
         g = grad sum_x p(x) f(x)
 
     Args:
-        distribution: `distribution(params) -> p`: Bernoulli or categorical variables, one or
-            several independent ones, with at most 2^20 joint values.
+        distribution: `distribution(params) -> p`: Bernoulli, categorical or one-hot variables, one
+            or several independent ones, with at most 2^20 joint values.
         function: f, `function(x) -> []`; evaluated at every value.
 
     Returns:
@@ -63,9 +71,10 @@ def enumeration(distribution: DistributionOf, function: Function) -> GradientEst
         return jnp.zeros(num_samples)
 
     def surrogate(params: Params, state: State, draw: Array) -> Array:
-        log_masses = _log_masses(distribution(params), "enumeration")
-        template = jnp.zeros(log_masses.shape[:-1], _event_dtype(distribution(params)))
-        return _expectation(function, log_masses, template, np.arange(template.size))
+        current = distribution(params)
+        log_masses = _log_masses(current, "enumeration")
+        cost, template = _of_indices(current, function)
+        return _expectation(cost, log_masses, template, np.arange(template.size))
 
     return GradientEstimator(draw, surrogate)
 
@@ -83,9 +92,10 @@ def rao_blackwell(
         g_s = grad_p(x_C) F(x_R) + (F(x_R) - mean F of the other samples) grad log p(x_R)
 
     Args:
-        distribution: `distribution(params) -> p`: independent Bernoulli or categorical variables.
+        distribution: `distribution(params) -> p`: independent Bernoulli, categorical or one-hot
+            variables.
         function: f, `function(x) -> []`; evaluated at every value of the chosen coordinates.
-        coordinates: C, indices into the flattened event.
+        coordinates: C, indices into the flattened event; a one-hot vector is one coordinate.
         baseline: whether the other samples make a baseline, which takes two samples or more.
 
     Returns:
@@ -116,9 +126,10 @@ def rao_blackwell(
     def draw(params: Params, state: State, key: Key, num_samples: int) -> PartialDraw:
         check = 2 if baseline else 1
         check_num_samples(num_samples, check, " for a leave-one-out baseline")
-        log_masses = masses(params)
-        xs = sample(distribution(params), key, num_samples)
-        values = jax.vmap(lambda x: _expectation(function, log_masses, x, chosen))(xs)
+        log_masses, current = masses(params), distribution(params)
+        cost, _ = _of_indices(current, function)
+        xs = as_indices(current)[0](sample(current, key, num_samples))
+        values = jax.vmap(lambda x: _expectation(cost, log_masses, x, chosen))(xs)
         if baseline:
             values = values - leave_one_out_sums(values) / (num_samples - 1)
         return PartialDraw(xs, values)
@@ -129,7 +140,8 @@ def rao_blackwell(
         rest = np.setdiff1d(np.arange(flat.shape[0]), chosen)
         index = jnp.ravel(draw.x).astype(int)
         log_prob = jnp.sum(flat[rest, index[rest]])
-        value = _expectation(function, log_masses, draw.x, chosen)
+        cost, _ = _of_indices(distribution(params), function)
+        value = _expectation(cost, log_masses, draw.x, chosen)
         return value + only_gradient(draw.signal * log_prob)
 
     return GradientEstimator(draw, surrogate)
@@ -139,12 +151,12 @@ def _log_masses(distribution: Any, estimator: str) -> Array:
     """Log-probabilities [..., num_values] of the coordinates of an event."""
     check_one_event(distribution)
     inner = unwrapped(distribution)
-    if kind(inner) == "Categorical":
-        return jax.nn.log_softmax(inner.logits)
+    if kind(inner) in ("Categorical", "OneHotCategorical"):
+        return jax.nn.log_softmax(logits_of(inner))
     if kind(inner) != "Bernoulli":
         raise TypeError(
             f"{estimator} is for Bernoulli or categorical variables, got a"
-            f" {type(distribution).__name__}: {ANYWHERE}"
+            f" {name_of(distribution)}: {ANYWHERE}"
         )
     logits = binary_logits(inner, estimator)
     return -jnp.stack([softplus(logits), softplus(-logits)], axis=-1)
@@ -164,11 +176,15 @@ def _expectation(function: Function, log_masses: Array, x: Array, chosen: np.nda
 
     def cost(value: Array) -> Array:
         changed = jnp.ravel(x).at[chosen].set(value.astype(x.dtype))
-        return evaluate(function, jnp.reshape(changed, x.shape))
+        return function(jnp.reshape(changed, x.shape))
 
     return jnp.sum(jnp.exp(log_probs) * jax.vmap(cost)(jnp.asarray(values)))
 
 
-def _event_dtype(distribution: Any) -> Any:
-    """The dtype of a sample, so that f sees what a sampler would give it."""
-    return jax.eval_shape(lambda key: distribution.sample(seed=key), jax.random.key(0)).dtype
+def _of_indices(distribution: Any, function: Function) -> tuple[Function, Array]:
+    """f of indices of values, and a template of these, so that f sees what a sampler gives it."""
+    to_indices, to_event = as_indices(distribution)
+    template = jax.eval_shape(
+        lambda key: to_indices(distribution.sample(seed=key)), jax.random.key(0)
+    )
+    return lambda x: evaluate(function, to_event(x)), jnp.zeros(template.shape, template.dtype)

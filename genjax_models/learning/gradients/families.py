@@ -1,15 +1,17 @@
 """What the estimators for particular families must know of a distribution: its parameters.
 
-Ours and distrax's are known, as they are or inside `distrax.Independent`. A distribution that is
-not of the family is a `TypeError` that says what to use instead.
+Ours, distrax's and TFP's are known, as they are or inside `Independent`. A distribution that is
+not of the family is a `TypeError` that says what to use instead. Parameters are in float32 at
+least: noise that is drawn in bfloat16 is not centred.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from genjax_models import distributions
+from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array
 
 ANYWHERE = "score_function works for any distribution with a log_prob"
@@ -25,10 +27,22 @@ def kind(distribution: Any) -> str:
 
 
 def unwrapped(distribution: Any) -> Any:
-    """What is inside `distrax.Independent`."""
+    """What is inside `Independent`."""
     while kind(distribution) == "Independent":
         distribution = distribution.distribution
     return distribution
+
+
+def name_of(distribution: Any) -> str:
+    """The name of what is inside `Independent`, for messages."""
+    return type(unwrapped(distribution)).__name__
+
+
+def logits_of(distribution: Any) -> Array:
+    """The logits of Bernoulli or categorical variables, whichever way they were given."""
+    if hasattr(distribution, "logits_parameter"):  # TFP, where `logits` may be None
+        return at_least_float32(distribution.logits_parameter())
+    return at_least_float32(distribution.logits)
 
 
 def binary_logits(distribution: Any, estimator: str) -> Array:
@@ -38,17 +52,29 @@ def binary_logits(distribution: Any, estimator: str) -> Array:
         TypeError: they are no such variables.
     """
     inner = unwrapped(distribution)
-    if isinstance(inner, distributions.Bernoulli) or kind(inner) == "Bernoulli":
-        return jnp.asarray(inner.logits)
+    if kind(inner) == "Bernoulli":
+        return logits_of(inner)
     raise TypeError(
-        f"{estimator} is for binary variables (a Bernoulli), got a {type(inner).__name__}:"
-        f" {ANYWHERE}"
+        f"{estimator} is for binary variables (a Bernoulli), got a {name_of(inner)}: {ANYWHERE}"
     )
 
 
 def is_one_hot(distribution: Any) -> bool:
     """Whether samples are one-hot vectors."""
     return kind(unwrapped(distribution)) == "OneHotCategorical"
+
+
+def as_indices(
+    distribution: Any,
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """From events to indices and back for one-hot vectors; of others the event is kept."""
+    if not is_one_hot(distribution):
+        return lambda x: x, lambda x: x
+    event = jax.eval_shape(lambda key: distribution.sample(seed=key), jax.random.key(0))
+    return (
+        lambda x: jnp.argmax(x, axis=-1),
+        lambda index: jax.nn.one_hot(index, event.shape[-1], dtype=event.dtype),
+    )
 
 
 def relaxable_logits(distribution: Any, estimator: str) -> Array:
@@ -64,24 +90,23 @@ def relaxable_logits(distribution: Any, estimator: str) -> Array:
             " distrax.OneHotCategorical"
         )
     if is_one_hot(inner):
-        logits = jnp.asarray(inner.logits)
-        return jax.nn.log_softmax(logits)
+        return jax.nn.log_softmax(logits_of(inner))
     return binary_logits(distribution, estimator)
 
 
 def gaussian_parameters(distribution: Any) -> tuple[Array, Array] | None:
     """Mean and standard deviation of independent Gaussians, or None if they are no such."""
     inner = unwrapped(distribution)
-    if isinstance(inner, distributions.DiagonalGaussian):
-        loc = jnp.asarray(inner.loc)
-        return loc, jnp.broadcast_to(jnp.exp(inner.log_scale), loc.shape)
-    if kind(inner) == "Normal":
+    name = kind(inner)
+    if name == "DiagonalGaussian":
+        return _broadcast(inner.loc, jnp.exp(inner.log_scale))
+    if name in ("Normal", "LogStddevNormal"):
         return _broadcast(inner.loc, inner.scale)
-    if kind(inner) == "MultivariateNormalDiag":
-        return _broadcast(inner.loc, inner.scale_diag)
+    if name == "MultivariateNormalDiag":
+        return _broadcast(inner.mean(), inner.stddev())
     return None
 
 
-def _broadcast(loc: Array, scale: Array) -> tuple[Array, Array]:
-    loc, scale = jnp.broadcast_arrays(jnp.asarray(loc), jnp.asarray(scale))
+def _broadcast(loc: Any, scale: Any) -> tuple[Array, Array]:
+    loc, scale = jnp.broadcast_arrays(at_least_float32(loc), at_least_float32(scale))
     return loc, scale

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.distributions.numerics import at_least_float32, sigmoid
 from genjax_models.interfaces import Array, Key, Params
 from genjax_models.learning.gradients.core import (
     DistributionOf,
@@ -20,9 +21,12 @@ from genjax_models.learning.gradients.core import (
 )
 from genjax_models.learning.gradients.families import (
     ANYWHERE,
+    as_indices,
     binary_logits,
     gaussian_parameters,
     kind,
+    logits_of,
+    name_of,
     unwrapped,
 )
 
@@ -48,7 +52,7 @@ class MeasureDraw(NamedTuple):
     """One draw of the measure-valued estimator.
 
     Attributes:
-        x: a sample of the distribution itself.
+        x: a sample of the distribution itself; indices for one-hot vectors.
         gradients: coefficient (f(x_plus) - f(x_minus)) for each parameter of the distribution.
     """
 
@@ -71,14 +75,16 @@ def measure_valued(
     | Gamma | rate b | a / b | Gamma(a, b) | Gamma(a + 1, b) | X and X + Exponential(b) |
     | Gamma | concentration a | sqrt(pi / (b Y)) | X + Y, Y ~ Gamma(1/2, b) | X | the same X |
     | Bernoulli | logit | p (1 - p) | 1 | 0 | |
-    | categorical | logit k | p_k (1 - p_k) | k | p without k | |
+    | categorical, one-hot | logit k | p_k (1 - p_k) | k | p without k | |
 
     Of a vector with independent coordinates each is replaced in turn, while the others keep a
     sample of the distribution: the same one on both sides where coupled. That takes two
     evaluations of f for each coordinate and parameter, and one more for the value.
 
-    The derivative in the concentration of a Gamma is that of the Gamma process, whose jumps have
-    the density e^(-b y) / y: it has no finite measures, and the coupled form always.
+    The derivative in the concentration of a Gamma is that of the Gamma process, d/da E[f(X)] =
+    int E[f(X + y) - f(X)] e^(-b y) / y dy, with y from Gamma(1/2, b) and its weight. The measure
+    e^(-b y) / y dy of jumps is infinite: two sides with random numbers of their own would have
+    infinite variance, and this row is always coupled.
 
     Args:
         distribution: `distribution(params) -> p`: Gaussian, Poisson, Gamma, Bernoulli or
@@ -102,18 +108,24 @@ def measure_valued(
         check_one_event(current)
         derivatives = _weak_derivatives(current)
 
+        to_indices, to_event = as_indices(current)
+
+        def cost(x: Array) -> Array:
+            return evaluate(function, to_event(x))
+
         def one(key: Key) -> MeasureDraw:
             x_key, minus_key, side_key = jax.random.split(key, 3)
-            x = jnp.asarray(current.sample(seed=x_key))
-            other = x if coupled else jnp.asarray(current.sample(seed=minus_key))
+            x = to_indices(current.sample(seed=x_key))
+            other = x if coupled else to_indices(current.sample(seed=minus_key))
             found = derivatives(side_key, coupled, x, other)
-            return MeasureDraw(x, tuple(_difference(function, x, d) for d in found))
+            return MeasureDraw(x, tuple(_difference(cost, x, d) for d in found))
 
         return held(jax.vmap(one)(jax.random.split(key, num_samples)))
 
     def surrogate(params: Params, state: State, draw: MeasureDraw) -> Array:
-        parameters = _parameters(distribution(params))
-        return evaluate(function, draw.x) + linear(draw.gradients, parameters)
+        current = distribution(params)
+        _, to_event = as_indices(current)
+        return evaluate(function, to_event(draw.x)) + linear(draw.gradients, _parameters(current))
 
     return GradientEstimator(draw, surrogate)
 
@@ -129,7 +141,7 @@ def _difference(function: Function, x: Array, found: WeakDerivative) -> Array:
 
         def one(index: Array, value: Array) -> Array:
             changed = flat.at[index].set(value.astype(flat.dtype))
-            return evaluate(function, jnp.reshape(changed, base.shape))
+            return function(jnp.reshape(changed, base.shape))
 
         return jax.vmap(one)(coordinate, jnp.ravel(values))
 
@@ -150,17 +162,23 @@ def _parameters(distribution: Any) -> tuple[Array, ...]:
     name = kind(inner)
     if name == "Bernoulli":
         return (binary_logits(inner, "measure_valued"),)
-    if name == "Categorical":
-        return (jax.nn.log_softmax(inner.logits),)
+    if name in ("Categorical", "OneHotCategorical"):
+        return (jax.nn.log_softmax(logits_of(inner)),)
     if name == "Poisson":
-        return (jnp.asarray(inner.rate),)
+        return (_rate(inner),)
     if name == "Gamma":
-        both = jnp.broadcast_arrays(jnp.asarray(inner.concentration), jnp.asarray(inner.rate))
-        return tuple(both)
+        return tuple(jnp.broadcast_arrays(at_least_float32(inner.concentration), _rate(inner)))
     raise TypeError(
         "measure_valued is for independent Gaussian, Poisson, Gamma, Bernoulli or categorical"
-        f" variables, got a {type(distribution).__name__}: {ANYWHERE}"
+        f" variables, got a {name_of(distribution)}: {ANYWHERE}"
     )
+
+
+def _rate(distribution: Any) -> Array:
+    """The rate, which TFP leaves out where it was given as a logarithm."""
+    if distribution.rate is None:
+        return jnp.exp(at_least_float32(distribution.log_rate))
+    return at_least_float32(distribution.rate)
 
 
 def _weak_derivatives(distribution: Any) -> Sides:
@@ -172,6 +190,7 @@ def _weak_derivatives(distribution: Any) -> Sides:
         "Bernoulli": _bernoulli,
         "Categorical": _categorical,
         "Gamma": _gamma,
+        "OneHotCategorical": _categorical,
         "Poisson": _poisson,
     }
     return makers[name](*parameters)
@@ -207,7 +226,7 @@ def _poisson(rate: Array) -> Sides:
 def _gamma(concentration: Array, rate: Array) -> Sides:
     def sides(key: Key, coupled: bool, x: Array, other: Array) -> tuple[WeakDerivative, ...]:
         jump_key, step_key = jax.random.split(key)
-        shape, dtype = concentration.shape, x.dtype
+        shape, dtype = concentration.shape, concentration.dtype
         jump = jax.random.gamma(jump_key, 0.5, shape, dtype)
         jump = jnp.maximum(jump, jnp.finfo(dtype).tiny)
         weight = jnp.sqrt(math.pi / jump)
@@ -222,7 +241,7 @@ def _gamma(concentration: Array, rate: Array) -> Sides:
 
 def _bernoulli(logits: Array) -> Sides:
     def sides(key: Key, coupled: bool, x: Array, other: Array) -> tuple[WeakDerivative, ...]:
-        coefficient = jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
+        coefficient = sigmoid(logits) * sigmoid(-logits)
         ones = jnp.ones_like(logits)
         return (WeakDerivative(coefficient, ones, 0 * ones, other),)
 

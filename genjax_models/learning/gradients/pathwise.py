@@ -46,14 +46,15 @@ def pathwise(
         distribution: `distribution(params) -> p`.
         function: f, `function(x) -> []`, differentiable: jumps of f are not seen.
         route: how the sample is made.
-        control_variate: one with a known expectation in the parameters, such as `delta_method`.
+        control_variate: one that depends on the sample, such as `delta_method`, alone or `optimal`.
 
     Returns:
         The estimator.
 
     Raises:
         ValueError: an unknown route; (from the estimator) a batch of distributions.
-        TypeError: (from the estimator) a distribution that the route makes no sense for, whose
+        TypeError: a baseline, which has no gradient through the sample; (from the estimator) a
+            distribution that the route makes no sense for, or a function that gives integers, whose
             gradient would be silently zero or incomplete.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014; implicit: Figurnov et al. 2018, section 3;
@@ -63,6 +64,14 @@ def pathwise(
         raise ValueError(f"route must be one of {list(ROUTES)}, got {route!r}")
     make = ROUTES[route]
     variate = control_variate
+    if variate is not None and (variate.is_baseline or variate.leave_one_out is not None):
+        raise TypeError(
+            "a baseline has no gradient through the sample and changes nothing of pathwise: use"
+            " delta_method, or score_function"
+        )
+
+    def cost(x: PyTree) -> Array:
+        return evaluate(function, x, differentiable=True)
 
     def path(params: Params, key: Key) -> PyTree:
         current = distribution(params)
@@ -80,7 +89,7 @@ def pathwise(
 
         def both(params: Params, key: Key) -> Array:
             x = path(params, key)
-            return jnp.stack([evaluate(function, x), scale(current, x)])
+            return jnp.stack([cost(x), scale(current, x)])
 
         rows = jax.vmap(jax.jacrev(both), (None, 0))(params, copies)
         known = jax.grad(lambda params: expectation(current, distribution(params)))(params)
@@ -92,9 +101,9 @@ def pathwise(
         key, gradient = draw
         if gradient is not None:
             # The gradient in the parameters is in the draw; that of what f closes over is not.
-            return evaluate(function, held(path(params, key))) + linear(gradient, params)
+            return cost(held(path(params, key))) + linear(gradient, params)
         x = path(params, key)
-        value = evaluate(function, x)
+        value = cost(x)
         if variate is None:
             return value
         prepared = held(variate.prepare(state, distribution(held(params))))

@@ -160,7 +160,7 @@ def _relaxed_score(
         value = jnp.zeros((), z.dtype)
         if relaxed:
             soft = variables.soft(z, jnp.exp(variate.log_temperature))
-            value = variate.scale * evaluate(function, soft)
+            value = variate.scale * evaluate(function, soft, differentiable=True)
         if network:
             value = value + jnp.reshape(network.apply(variate.network, jnp.ravel(z)), ())
         return value

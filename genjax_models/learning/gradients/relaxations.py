@@ -102,9 +102,9 @@ def biased_straight_through(distribution: DistributionOf, function: Function) ->
 
         g = f'(b) . d mean / d params,  b ~ p
 
-    Exact where f is linear in each variable and the variables are independent of one another in f;
-    elsewhere the bias is of the order of the second derivatives of f, and does not vanish with the
-    number of samples.
+    Unbiased where f is linear in each variable while the others are fixed (products of different
+    variables included); elsewhere the bias is of the order of the second derivatives of f, and does
+    not vanish with the number of samples.
 
     Args:
         distribution: `distribution(params) -> p`: Bernoulli or one-hot categorical variables.
@@ -204,7 +204,8 @@ def _relaxed(
         return jax.vmap(variables.noise)(jax.random.split(key, num_samples))
 
     def surrogate(params: Params, state: State, draw: Array) -> Array:
-        return evaluate(function, sample(relaxation(name, distribution, params), draw))
+        x = sample(relaxation(name, distribution, params), draw)
+        return evaluate(function, x, differentiable=True)
 
     return GradientEstimator(draw, surrogate)
 

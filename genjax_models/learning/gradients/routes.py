@@ -4,63 +4,118 @@ All of them give samples of the same distribution. For location-scale families t
 same derivative at the same sample; what differs is the noise.
 """
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy import special
 
 from genjax_models.distributions import is_reparameterized
+from genjax_models.distributions.numerics import at_least_float32, sigmoid, softplus
 from genjax_models.interfaces import Array, Key, PyTree
-from genjax_models.learning.gradients.core import held
-from genjax_models.learning.gradients.families import ANYWHERE, gaussian_parameters, kind, unwrapped
+from genjax_models.learning.gradients.core import held, only_gradient
+from genjax_models.learning.gradients.families import (
+    ANYWHERE,
+    gaussian_parameters,
+    kind,
+    logits_of,
+    name_of,
+    unwrapped,
+)
 
 Route = Callable[[Any, Key], PyTree]
 """`route(distribution, key) -> x`, differentiable in the parameters of the distribution."""
+Elementwise = Callable[[Array], Array]
+
+
+class Family(NamedTuple):
+    """The standard member of a location-scale family.
+
+    Attributes:
+        noise: `noise(key, shape, dtype)`, draws from it.
+        quantile: F^-1(u).
+        cdf: F(e).
+        log_density: log F'(e).
+    """
+
+    noise: Callable[..., Array]
+    quantile: Elementwise
+    cdf: Elementwise
+    log_density: Elementwise
+
+
+def _laplace_quantile(u: Array) -> Array:
+    return jnp.where(u < 0.5, jnp.log(2 * u), -jnp.log(2 * (1 - u)))
+
+
+def _laplace_cdf(e: Array) -> Array:
+    tail = 0.5 * jnp.exp(-jnp.abs(e))
+    return jnp.where(e < 0, tail, 1 - tail)
+
+
+FAMILIES = {
+    "Normal": Family(
+        jax.random.normal,
+        special.ndtri,
+        special.ndtr,
+        lambda e: -0.5 * jnp.square(e) - 0.5 * math.log(2 * math.pi),
+    ),
+    "Laplace": Family(
+        jax.random.laplace,
+        _laplace_quantile,
+        _laplace_cdf,
+        lambda e: -jnp.abs(e) - math.log(2),
+    ),
+    "Logistic": Family(
+        jax.random.logistic,
+        lambda u: jnp.log(u) - jnp.log1p(-u),
+        sigmoid,
+        lambda e: -e - 2 * softplus(-e),
+    ),
+    "Gumbel": Family(
+        jax.random.gumbel,
+        lambda u: -jnp.log(-jnp.log(u)),
+        lambda e: jnp.exp(-jnp.exp(-e)),
+        lambda e: -e - jnp.exp(-e),
+    ),
+    "Uniform": Family(
+        jax.random.uniform,
+        lambda u: u,
+        lambda e: jnp.clip(e, 0, 1),
+        lambda e: jnp.where((e >= 0) & (e <= 1), 0.0, -jnp.inf),
+    ),
+}
 
 
 def own_sample(distribution: Any, key: Key) -> PyTree:
     """The distribution's own sample: explicit, or implicit inside `jax.random` and distrax."""
     if is_reparameterized(distribution):
         return distribution.sample(seed=key)
-    hint = ""
-    if kind(unwrapped(distribution)) == "MixtureSameFamily":
+    name, hint = kind(unwrapped(distribution)), ""
+    if name == "MixtureSameFamily":
         hint = 'route="implicit" differentiates mixtures; '
-    elif kind(unwrapped(distribution)) in ("Bernoulli", "Categorical", "OneHotCategorical"):
+    elif name in ("Bernoulli", "Categorical", "OneHotCategorical"):
         hint = "for discrete variables there are arm, disarm, rebar, relax and enumeration; "
     raise TypeError(
         f"pathwise needs samples that are differentiable in the parameters, and those of a"
-        f" {type(distribution).__name__} are not: {hint}{ANYWHERE}"
+        f" {name_of(distribution)} are not: {hint}{ANYWHERE}"
     )
 
 
 def location_scale(distribution: Any, key: Key) -> Array:
     """x = m + s eps, eps from the standard member of the family."""
-    loc, scale, name = _location_scale_parameters(distribution, "location_scale")
-    draws = {
-        "Normal": jax.random.normal,
-        "Laplace": jax.random.laplace,
-        "Logistic": jax.random.logistic,
-        "Gumbel": jax.random.gumbel,
-        "Uniform": jax.random.uniform,
-    }
-    return loc + scale * draws[name](key, loc.shape, loc.dtype)
+    loc, scale, family = _location_scale_parameters(distribution, "location_scale")
+    return loc + scale * family.noise(key, loc.shape, loc.dtype)
 
 
 def inverse_cdf(distribution: Any, key: Key) -> Array:
     """x = F^-1(u), u uniform on (0, 1)."""
-    loc, scale, name = _location_scale_parameters(distribution, "inverse_cdf")
+    loc, scale, family = _location_scale_parameters(distribution, "inverse_cdf")
     tiny = jnp.finfo(loc.dtype).tiny
     u = jax.random.uniform(key, loc.shape, loc.dtype, minval=tiny)
-    quantiles: dict[str, Callable[[Array], Array]] = {
-        "Normal": special.ndtri,
-        "Laplace": lambda u: jnp.where(u < 0.5, jnp.log(2 * u), -jnp.log(2 * (1 - u))),
-        "Logistic": lambda u: jnp.log(u) - jnp.log1p(-u),
-        "Gumbel": lambda u: -jnp.log(-jnp.log(u)),
-        "Uniform": lambda u: u,
-    }
-    return loc + scale * quantiles[name](u)
+    return loc + scale * family.quantile(u)
 
 
 def polar(distribution: Any, key: Key) -> Array:
@@ -71,7 +126,7 @@ def polar(distribution: Any, key: Key) -> Array:
     gaussian = gaussian_parameters(distribution)
     if gaussian is None:
         raise TypeError(
-            f'route="polar" is for independent Gaussians, got a {type(distribution).__name__}:'
+            f'route="polar" is for independent Gaussians, got a {name_of(distribution)}:'
             ' use route="sample"'
         )
     loc, scale = gaussian
@@ -95,21 +150,23 @@ def implicit(distribution: Any, key: Key) -> Array:
     scalar or with independent dimensions, and for those families themselves; for Gamma, Beta,
     Dirichlet and von Mises `jax.random` and distrax do the same inside the sampler.
     """
-    name = kind(unwrapped(distribution))
+    inner = unwrapped(distribution)
+    name = kind(inner)
     if name in ("Gamma", "Beta", "Dirichlet", "VonMises"):
         return distribution.sample(seed=key)
-    x = held(distribution.sample(seed=key))
     if name == "MixtureSameFamily":
-        transform, current = _mixture_transform(unwrapped(distribution)), jnp.atleast_1d(x)
+        transform = _mixture_transform(inner)
+        x = at_least_float32(held(distribution.sample(seed=key)))
+        current = jnp.ravel(x)
         jacobian = held(jax.jacfwd(transform)(current))
-        residual = transform(current) - held(transform(current))
-        step = jax.scipy.linalg.solve_triangular(jacobian, residual, lower=True)
+        moved = only_gradient(transform(current))
+        step = jax.scipy.linalg.solve_triangular(jacobian, moved, lower=True)
         return x - jnp.reshape(step, x.shape)
-    loc, scale, name = _location_scale_parameters(distribution, "implicit")
-    cdf = _standard_cdf(name)
-    u = cdf((x - loc) / scale)
-    density = jax.vmap(jax.grad(cdf))(jnp.ravel((x - loc) / scale)).reshape(x.shape) / scale
-    return x - (u - held(u)) / held(density)
+    loc, scale, family = _location_scale_parameters(distribution, "implicit")
+    x = held(loc + scale * family.noise(key, loc.shape, loc.dtype))
+    standard = (x - loc) / scale
+    density = held(jnp.exp(family.log_density(standard)) / scale)
+    return x - only_gradient(_cdf(family)(standard)) / density
 
 
 ROUTES: dict[str, Route] = {
@@ -121,53 +178,63 @@ ROUTES: dict[str, Route] = {
 }
 
 
-def _location_scale_parameters(distribution: Any, route: str) -> tuple[Array, Array, str]:
-    """Location, scale and the name of a location-scale family with independent coordinates."""
+def _location_scale_parameters(distribution: Any, route: str) -> tuple[Array, Array, Family]:
+    """Location, scale and family of independent location-scale variables."""
     gaussian = gaussian_parameters(distribution)
     if gaussian is not None:
-        return *gaussian, "Normal"
+        return *gaussian, FAMILIES["Normal"]
     inner = unwrapped(distribution)
     name = kind(inner)
     if name in ("Laplace", "Logistic", "Gumbel"):
-        return *jnp.broadcast_arrays(jnp.asarray(inner.loc), jnp.asarray(inner.scale)), name
-    if name == "Uniform":
-        low, high = jnp.broadcast_arrays(jnp.asarray(inner.low), jnp.asarray(inner.high))
-        return low, high - low, name
-    raise TypeError(
-        f'route="{route}" is for independent Gaussian, Laplace, logistic, Gumbel or uniform'
-        f' variables, got a {type(distribution).__name__}: use route="sample", or score_function'
-    )
+        loc, scale = at_least_float32(inner.loc), at_least_float32(inner.scale)
+    elif name == "Uniform":
+        loc = at_least_float32(inner.low)
+        scale = at_least_float32(inner.high) - loc
+    else:
+        raise TypeError(
+            f'route="{route}" is for independent Gaussian, Laplace, logistic, Gumbel or uniform'
+            f' variables, got a {name_of(distribution)}: use route="sample", or'
+            " score_function"
+        )
+    loc, scale = jnp.broadcast_arrays(loc, scale)
+    return loc, scale, FAMILIES[name]
 
 
-def _standard_cdf(name: str) -> Callable[[Array], Array]:
-    """The distribution function of the standard member of a family."""
-    cdfs: dict[str, Callable[[Array], Array]] = {
-        "Normal": special.ndtr,
-        "Laplace": lambda x: 0.5 + 0.5 * jnp.sign(x) * -jnp.expm1(-jnp.abs(x)),
-        "Logistic": jax.nn.sigmoid,
-        "Gumbel": lambda x: jnp.exp(-jnp.exp(-x)),
-        "Uniform": lambda x: x,
-    }
-    return cdfs[name]
+def _cdf(family: Family) -> Elementwise:
+    """F, whose derivative is the very density that the implicit step divides by."""
+    cdf = jax.custom_jvp(family.cdf)
+
+    @cdf.defjvp
+    def derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+        (e,), (tangent,) = primals, tangents
+        return cdf(e), jnp.exp(family.log_density(e)) * tangent
+
+    return cdf
 
 
-def _mixture_transform(mixture: Any) -> Callable[[Array], Array]:
+def _mixture_transform(mixture: Any) -> Elementwise:
     """S(x): the conditional distribution functions of the coordinates of a mixture, [D] -> [D].
 
     F(x_d | x_<d) = sum_k w_k(x_<d) F_k(x_d), w_k(x_<d) proportional to w_k prod_{j<d} p_k(x_j).
     """
-    components = unwrapped(mixture.components_distribution)
-    loc, scale, name = _location_scale_parameters(components, "implicit")
-    log_weights = jax.nn.log_softmax(mixture.mixture_distribution.logits)
+    components = mixture.components_distribution
+    loc, scale, family = _location_scale_parameters(components, "implicit")
+    log_weights = jax.nn.log_softmax(logits_of(mixture.mixture_distribution))
+    if family is FAMILIES["Uniform"] or log_weights.ndim != 1:
+        raise TypeError(
+            'route="implicit" is for one mixture of components without edges (a density that jumps'
+            f" moves no sample), got a {name_of(components)} of shape {loc.shape} with"
+            f" weights of shape {log_weights.shape}: {ANYWHERE}"
+        )
     loc, scale = (jnp.reshape(leaf, (log_weights.shape[0], -1)) for leaf in (loc, scale))
-    cdf = _standard_cdf(name)
-    density = jax.vmap(jax.vmap(jax.grad(cdf)))
+    cdf = _cdf(family)
 
     def transform(x: Array) -> Array:
         standard = (x[None] - loc) / scale  # [K, D]
-        log_densities = jnp.log(density(standard)) - jnp.log(scale)
+        log_densities = family.log_density(standard) - jnp.log(scale)
         # What is known of the component before coordinate d: the coordinates below it.
-        before = jnp.cumsum(log_densities, axis=1) - log_densities
+        sums = jnp.cumsum(log_densities, axis=1)
+        before = jnp.concatenate([jnp.zeros_like(sums[:, :1]), sums[:, :-1]], axis=1)
         weights = jax.nn.softmax(log_weights[:, None] + before, axis=0)
         return jnp.sum(weights * cdf(standard), axis=0)
 

@@ -34,12 +34,15 @@ class ScoreDraw(NamedTuple):
         x: the sample.
         cost: f(x), [].
         signal: f(x) - h(x), []; zero where `gradient` says it all.
-        gradient: the gradient less that of E[h], where each parameter has a baseline of its own.
+        state: what h saw, where each sample has its own, of the other samples; else None.
+        gradient: the whole gradient, where each parameter has a control variate of its own; else
+            None.
     """
 
     x: PyTree
     cost: Array
     signal: Array
+    state: State | None
     gradient: PyTree | None
 
 
@@ -80,42 +83,59 @@ def score_function(
                 " use pathwise if its samples are differentiable"
             )
         check_one_event(current)
-        return current.log_prob(x)
+        value = current.log_prob(x)
+        if jnp.shape(value) != ():
+            raise ValueError(f"log_prob must give one number, got an array of {jnp.shape(value)}")
+        return value
 
     def draw(params: Params, state: State, key: Key, num_samples: int) -> ScoreDraw:
         current = distribution(params)
         check_one_event(current)
         xs = sample(current, key, num_samples)
         costs = jax.vmap(lambda x: evaluate(function, x))(xs)
-        state = variate.prepare(state, current)
+        prepared, own = variate.prepare(state, current), None
         if variate.leave_one_out is None:
-            values = jax.vmap(variate.value, (None, 0))(state, xs)
+            values = jax.vmap(variate.value, (None, 0))(prepared, xs)
         else:
-            values = jax.vmap(variate.value)(variate.leave_one_out(state, xs, costs), xs)
+            own = variate.leave_one_out(prepared, xs, costs)
+            values = jax.vmap(variate.value)(own, xs)
         if not variate.optimal and _is_scalar(values):
-            return ScoreDraw(xs, costs, costs - values, None)
-        gradients = by_parameter(params, state, xs, costs, values)
-        return ScoreDraw(xs, costs, jnp.zeros_like(costs), gradients)
+            return ScoreDraw(xs, costs, costs - values, own, None)
+        gradients = by_parameter(params, prepared, xs, costs, values)
+        return ScoreDraw(xs, costs, jnp.zeros_like(costs), None, gradients)
 
     def by_parameter(
-        params: Params, state: State, xs: PyTree, costs: Array, values: PyTree
+        params: Params, prepared: State, xs: PyTree, costs: Array, values: PyTree
     ) -> PyTree:
         scores = jax.vmap(jax.grad(log_prob), (None, 0))(params, xs)
-        if not variate.optimal:
-            return jax.tree.map(lambda s, h: (_like(costs, s) - h) * s, scores, values)
-        known = jax.grad(lambda params: variate.expectation(state, distribution(params)))(params)
         estimates = jax.tree.map(lambda s: _like(costs, s) * s, scores)
-        variates = jax.tree.map(lambda s, k: _like(values, s) * s - k, scores, known)
-        return regressed(estimates, variates)
+        if _is_scalar(values):
+            values = jax.tree.map(lambda s: values, scores)
+        variates = jax.tree.map(lambda s, h: _like(h, s) * s, scores, values)
+        if not variate.is_baseline:
+            known = jax.grad(lambda params: known_mean(prepared, params))(params)
+            variates = jax.tree.map(jnp.subtract, variates, known)
+        if variate.optimal:
+            return regressed(estimates, variates)
+        return jax.tree.map(jnp.subtract, estimates, variates)
+
+    def known_mean(prepared: State, params: Params) -> Array:
+        value = variate.expectation(prepared, distribution(params))
+        if jnp.shape(value) != ():
+            raise ValueError("a control variate that depends on x must be one number")
+        return value
 
     def surrogate(params: Params, state: State, draw: ScoreDraw) -> Array:
         value = evaluate(function, draw.x)
         if draw.gradient is not None:
             return value + linear(draw.gradient, params)
-        # Held whole: what f closes over must not be differentiated through its Taylor series.
-        prepared = held(variate.prepare(state, distribution(held(params))))
-        known = jnp.sum(variate.expectation(prepared, distribution(params)))
-        return value + only_gradient(draw.signal * log_prob(params, draw.x) + known)
+        found = draw.signal * log_prob(params, draw.x)
+        if not variate.is_baseline:
+            # Held whole: what f closes over must not be differentiated through its Taylor series.
+            own = draw.state
+            prepared = variate.prepare(state, distribution(held(params))) if own is None else own
+            found = found + known_mean(held(prepared), params)
+        return value + only_gradient(found)
 
     def observe(params: Params, state: State, draws: ScoreDraw) -> PyTree:
         return variate.observe(state, draws.x, draws.cost)
@@ -172,5 +192,5 @@ def _is_scalar(values: PyTree) -> bool:
 
 
 def _like(values: Array, leaf: Any) -> Array:
-    """[S] made broadcastable to [S, ...]."""
-    return jnp.reshape(values, values.shape + (1,) * (leaf.ndim - 1))
+    """[S] or [S, ...] made broadcastable to the leaf, from the left."""
+    return jnp.reshape(values, values.shape + (1,) * (leaf.ndim - values.ndim))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from genjax_models.distributions import DiagonalGaussian
-from genjax_models.learning.gradients import control_variates, core
+from genjax_models.learning.gradients import control_variates
 
 
 def run_average(decay: float, costs: np.ndarray, update=None) -> np.ndarray:
@@ -46,13 +46,38 @@ def test_debiasing_that_feeds_back_into_the_state_is_rejected() -> None:
     assert (np.abs(values[2:] - 7) > 0.5).any()
 
 
-def test_leave_one_out_sums_neither_subtract_nor_see_themselves() -> None:
-    values = jnp.array([1.0, 1e20, 3.0, 5.0])
-    expected = [sum(values[r] for r in range(4) if r != s) for s in range(4)]
-    found = core.leave_one_out_sums(values)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    jacobian = jax.jacobian(core.leave_one_out_sums)(values)
-    np.testing.assert_array_equal(jacobian, 1 - np.eye(4))
+def test_baselines_are_their_own_expectation() -> None:
+    """So that f - h + E[h] has the mean of f."""
+    average = control_variates.moving_average()
+    state = control_variates.AverageState(jnp.array(0.4), jnp.array(0.5))
+    assert average.expectation(state, None) == average.value(state, None) == 0.8
+    assert control_variates.constant(0.7).expectation((), None) == 0.7
+    assert control_variates.leave_one_out().expectation(jnp.array(2.0), None) == 2.0
+
+
+def test_leave_one_out_is_the_mean_cost_of_the_others() -> None:
+    costs = jnp.array([1.0, 4.0, -2.0])
+    found = control_variates.leave_one_out().leave_one_out((), None, costs)
+    np.testing.assert_allclose(found, [1.0, -0.5, 2.5], rtol=1e-12)
+
+
+def test_the_coefficient_of_a_sample_is_that_of_the_others() -> None:
+    """Written out for each sample and component."""
+    rng = np.random.default_rng(0)
+    g, c = rng.normal(size=(2, 5, 3))
+    found = control_variates.regressed({"a": jnp.asarray(g)}, {"a": jnp.asarray(c)})["a"]
+    for s in range(5):
+        r = np.arange(5) != s
+        expected = g[s] - c[s] * (g[r] * c[r]).sum(axis=0) / (c[r] ** 2).sum(axis=0)
+        np.testing.assert_allclose(found[s], expected, rtol=1e-12)
+    # The others' variates are all zero: no coefficient, and no NaN.
+    lone = control_variates.regressed(jnp.asarray(g), jnp.zeros((5, 3)).at[0].set(1.0))
+    np.testing.assert_array_equal(lone[0], g[0])
+
+
+def test_the_optimal_coefficient_of_a_leave_one_out_baseline_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"use optimal\(\) or rloo"):
+        control_variates.optimal(control_variates.leave_one_out())
 
 
 def test_the_taylor_series_and_its_expectation() -> None:
@@ -88,7 +113,15 @@ def test_settings_out_of_range_are_refused(make, message) -> None:
         make()
 
 
-def test_a_second_order_series_needs_a_gaussian() -> None:
-    variate = control_variates.delta_method(lambda x: x**2)
-    with pytest.raises(TypeError, match="order=1"):
-        variate.prepare((), distrax.Gamma(2.0, 1.0))
+@pytest.mark.parametrize(
+    ("distribution", "order", "message"),
+    [
+        (lambda: distrax.Gamma(2.0, 1.0), 2, "got a Gamma: use order=1"),
+        (lambda: distrax.Categorical(logits=jnp.zeros(3)), 1, "OneHotCategorical has a mean"),
+        (lambda: distrax.Joint({"a": distrax.Normal(0.0, 1.0)}), 1, "over one array"),
+    ],
+)
+def test_a_series_where_there_is_none_is_refused(distribution, order: int, message: str) -> None:
+    variate = control_variates.delta_method(lambda x: x**2, order=order)
+    with pytest.raises(TypeError, match=message):
+        variate.prepare((), distribution())

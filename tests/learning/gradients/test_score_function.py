@@ -11,27 +11,30 @@ from genjax_models.distributions import Bernoulli, DiagonalGaussian
 from genjax_models.interfaces import Network
 from genjax_models.learning.gradients import (
     control_variates,
+    core,
     muprop,
-    per_sample_gradients,
     rloo,
     score_function,
     surrogate_loss,
     surrogate_loss_and_observation,
 )
 from tests.learning.gradients.certify import (
+    LOGITS,
+    WEIGHTS,
     assert_biased,
     assert_unbiased,
     binary_expectation,
-    categorical_expectation,
+    certify,
     estimate,
+    exact_gradient,
+    form,
     gaussian_expectation,
+    gradients,
+    largest_z,
 )
 from tests.statistics import jit_once
 
 PARAMS = {"loc": np.array(0.6), "log_scale": np.array(-0.3)}
-LOGITS = np.array([0.4, -0.9, 1.3])
-WEIGHTS = np.array([1.0, -0.6, 0.8])
-TABLE = jnp.array([[1.0, 3.0, 0.2], [0.5, 1.2, 2.0]])
 
 
 def normal(params):
@@ -41,15 +44,6 @@ def normal(params):
 def bump(x):
     """Asymmetric, and no polynomial."""
     return jnp.exp(-jnp.square(x - 0.2)) + 0.4 * x + 0.5
-
-
-def quadratic_form(b):
-    """Of binary variables, with interactions: not symmetric in its arguments."""
-    return jnp.square(jnp.dot(WEIGHTS, b) - 0.3) + b[0] * b[2] + jnp.sin(b[1])
-
-
-def bernoulli(logits):
-    return Bernoulli(logits)
 
 
 def network() -> Network:
@@ -64,71 +58,55 @@ def exact_gaussian():
     def expectation(params):
         return gaussian_expectation(bump, params["loc"], jnp.exp(params["log_scale"]))
 
-    return jax.grad(expectation)(PARAMS)
+    return exact_gradient(expectation, PARAMS)
 
 
-def test_gaussian_with_every_control_variate() -> None:
-    average = control_variates.AverageState(jnp.array(0.4), jnp.array(0.5))
-    learned = control_variates.learned_baseline(network(), optax.sgd(0.1), jnp.array(0.7))
-    states = {"moving average": average, "learned": learned.init(PARAMS, jax.random.key(0))}
-    variates = {
-        "none": None,
-        "constant": control_variates.constant(0.9),
-        "by parameter": control_variates.constant({"loc": 0.8, "log_scale": 1.1}),
-        "moving average": control_variates.moving_average(),
-        "leave one out": control_variates.leave_one_out(),
-        "optimal": control_variates.optimal(),
-        "delta": control_variates.delta_method(bump),
-        "delta, first order": control_variates.delta_method(bump, order=1),
-        "optimal delta": control_variates.optimal(control_variates.delta_method(bump)),
-        "learned": learned,
-    }
-    replicates = {
-        name: estimate(
-            score_function(normal, bump, control_variate=variate), PARAMS, 6, states.get(name, ())
-        )
-        for name, variate in variates.items()
-    }
-    found = assert_unbiased(replicates, exact_gaussian(), resolution=0.02)
-    variance = {name: float(found.variance[name]["loc"]) for name in variates}
-    assert variance["constant"] < 0.5 * variance["none"]
-    assert variance["leave one out"] < 0.7 * variance["none"]
-    assert variance["delta"] < 0.9 * variance["none"]
+def test_muprop_of_a_linear_function_has_no_variance() -> None:
+    """The series is f itself."""
+    found = gradients(muprop(Bernoulli, lambda b: jnp.dot(WEIGHTS, b)), LOGITS, 5)
+    exact = WEIGHTS * jax.nn.sigmoid(LOGITS) * jax.nn.sigmoid(-LOGITS)
+    np.testing.assert_allclose(found, jnp.broadcast_to(exact, (5, 3)), rtol=1e-9)
 
 
-def test_discrete_variables_and_pytrees() -> None:
-    logits = jnp.array([[0.3, -0.5, 0.9], [-0.2, 0.6, 0.1]])
+def test_a_baseline_for_each_parameter_or_component() -> None:
+    """As many samples as components, where a wrong broadcast goes unseen."""
+    params = {"loc": jnp.array([0.6, -0.2, 0.1]), "log_scale": jnp.array([-0.3, 0.1, 0.2])}
+    values = {"loc": 0.8, "log_scale": jnp.array([1.1, -0.4, 0.3])}
 
-    def function(pair):
-        index, b = pair["index"], pair["b"]
-        return TABLE[jnp.arange(2), index].prod() * (1 + b)
+    def cost(x):
+        return jnp.sum(jnp.square(x)) + x[0]
 
     def distribution(params):
-        index = distrax.Independent(distrax.Categorical(logits=params["index"]), 1)
-        return distrax.Joint({"index": index, "b": distrax.Bernoulli(logits=params["b"])})
+        return DiagonalGaussian(params["loc"], params["log_scale"])
 
-    params = {"index": logits, "b": jnp.array(0.7)}
-
-    def expectation(params):
-        mean = 1 + jax.nn.sigmoid(params["b"])
-        table = TABLE
-        return mean * categorical_expectation(
-            lambda k: table[jnp.arange(2), k].prod(), params["index"]
-        )
-
-    replicates = {"rloo": estimate(rloo(distribution, function), params, 3)}
-    assert_unbiased(replicates, jax.grad(expectation)(params), resolution=0.02)
+    estimator = score_function(
+        distribution, cost, control_variate=control_variates.constant(values)
+    )
+    found = gradients(estimator, params, 3)
+    draws = estimator.draw(params, (), jax.random.key(0), 3)
+    noise = (draws.x - params["loc"]) / jnp.exp(params["log_scale"])
+    scores = {"loc": noise / jnp.exp(params["log_scale"]), "log_scale": noise**2 - 1}
+    for name, score in scores.items():
+        expected = [(cost(x) - values[name]) * row for x, row in zip(draws.x, score, strict=True)]
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9)
 
 
-def test_muprop_and_an_exact_first_order_series() -> None:
-    exact = jax.grad(lambda logits: binary_expectation(quadratic_form, logits))(LOGITS)
-    replicates = {"muprop": estimate(muprop(bernoulli, quadratic_form), LOGITS)}
-    assert_unbiased(replicates, exact)
-    # Of a linear f the series is f itself: no variance at all.
-    linear = muprop(bernoulli, lambda b: jnp.dot(WEIGHTS, b))
-    gradients = per_sample_gradients(linear, LOGITS, jax.random.key(0), 5)
-    exact = WEIGHTS * jax.nn.sigmoid(LOGITS) * jax.nn.sigmoid(-LOGITS)
-    np.testing.assert_allclose(gradients, jnp.broadcast_to(exact, (5, 3)), rtol=1e-9)
+def test_a_control_variate_of_the_other_samples_with_an_expectation() -> None:
+    """h(x) = a_s x, the slope a_s from the other samples: E[h] = a_s E[x] is its sample's own."""
+
+    def slopes(state, xs, costs):
+        others = core.leave_one_out_sums({"xf": xs * costs, "xx": xs**2})
+        return others["xf"] / (others["xx"] + 0.1)
+
+    variate = control_variates.ControlVariate(
+        lambda slope, x: slope * x,
+        lambda slope, distribution: slope * distribution.mean(),
+        leave_one_out=slopes,
+    )
+    replicates = {
+        "slope": estimate(score_function(normal, bump, control_variate=variate), PARAMS, 4)
+    }
+    assert_unbiased(replicates, exact_gaussian(), resolution=0.02)
 
 
 def test_the_delta_method_is_exact_for_a_quadratic() -> None:
@@ -144,20 +122,17 @@ def test_the_delta_method_is_exact_for_a_quadratic() -> None:
     estimator = score_function(
         correlated, quadratic, control_variate=control_variates.delta_method(quadratic)
     )
-    gradients = per_sample_gradients(estimator, params, jax.random.key(0), 4)
+    found = gradients(estimator, params, 4)
 
     def expectation(params):
         (a, b), covariance = params["loc"], params["scale"] @ params["scale"].T
         return a**2 + covariance[0, 0] + 2 * (a * b + covariance[0, 1]) - 0.5 * b
 
-    exact = jax.grad(expectation)(params)
-    for name in params:
-        want = jnp.broadcast_to(exact[name], gradients[name].shape)
-        np.testing.assert_allclose(
-            jnp.tril(gradients[name]) if name == "scale" else gradients[name],
-            jnp.tril(want) if name == "scale" else want,
-            atol=1e-9,
-        )
+    exact = exact_gradient(expectation, params)
+    lower = {"loc": lambda leaf: leaf, "scale": jnp.tril}  # what lies above is not a parameter
+    for name, part in lower.items():
+        want = jnp.broadcast_to(part(exact[name]), found[name].shape)
+        np.testing.assert_allclose(part(found[name]), want, atol=1e-9)
 
 
 def mutant_own_baseline():
@@ -182,26 +157,28 @@ def test_a_signal_without_stop_gradient_is_rejected() -> None:
     """d(f log p) = f dlog p + df log p: the second term is what the stop keeps out."""
 
     def free_energy(params, b):
-        return quadratic_form(b) + Bernoulli(params).log_prob(b)
+        return form(b) + Bernoulli(params).log_prob(b)
 
     def right(key):
         params = jnp.asarray(LOGITS)
 
         def loss(params):
-            estimator = score_function(bernoulli, lambda b: free_energy(params, b))
+            estimator = score_function(Bernoulli, lambda b: free_energy(params, b))
             return surrogate_loss(estimator, params, key, 2)
 
         return jax.grad(loss)(params)
 
     def mutant(key):
         def loss(params):
-            b = bernoulli(jax.lax.stop_gradient(params)).sample(seed=key)
+            b = Bernoulli(jax.lax.stop_gradient(params)).sample(seed=key)
             f = free_energy(params, b)
-            return f + f * bernoulli(params).log_prob(b) - jax.lax.stop_gradient(f)
+            return f + f * Bernoulli(params).log_prob(b) - jax.lax.stop_gradient(f)
 
         return jax.grad(loss)(jnp.asarray(LOGITS))
 
-    exact = jax.grad(lambda p: binary_expectation(lambda b: free_energy(p, b), p))(LOGITS)
+    exact = exact_gradient(
+        lambda p: binary_expectation(lambda b: free_energy(p, b), p), jnp.asarray(LOGITS)
+    )
     assert_unbiased({"right": right}, exact)
     assert_biased({"no stop": mutant}, exact)
 
@@ -229,22 +206,11 @@ def test_a_scale_counted_twice_under_subsampling_is_rejected() -> None:
             lambda x: cost(x, targets, 1.0), params["loc"], jnp.exp(params["log_scale"])
         )
 
-    exact = jax.grad(expectation)(PARAMS)
-    assert_unbiased({"once": replicate(False)}, exact, resolution=0.02)
-    assert_biased({"twice": replicate(True)}, exact, resolution=0.02)
-
-
-def test_the_surrogate_is_the_mean_of_the_samples() -> None:
-    estimator, key = rloo(normal, bump), jax.random.key(3)
-    gradients = per_sample_gradients(estimator, PARAMS, key, 5)
-    value, gradient = jax.value_and_grad(
-        lambda params: surrogate_loss(estimator, params, jax.random.clone(key), 5)
-    )(PARAMS)
-    for name in PARAMS:
-        assert gradients[name].shape == (5,)
-        np.testing.assert_allclose(gradients[name].mean(), gradient[name], rtol=1e-9)
-    draws = estimator.draw(PARAMS, (), jax.random.clone(key), 5)
-    np.testing.assert_allclose(value, bump(draws.x).mean(), rtol=1e-12)
+    exact = exact_gradient(expectation, PARAMS)
+    found = certify({"once": replicate(False), "twice": replicate(True)}, exact, resolution=0.02)
+    scores = largest_z(found)
+    assert scores["once"] < found.threshold < scores["twice"]
+    assert found.detectable_bias < 0.5  # against a factor of three
 
 
 def test_a_learned_baseline_learns_the_expected_cost() -> None:
@@ -268,26 +234,12 @@ def test_a_learned_baseline_learns_the_expected_cost() -> None:
     assert abs(params["w"] * 0.7 + params["c"] - mean) < 0.1
 
 
-@pytest.mark.parametrize(
-    ("distribution", "function", "error", "message"),
-    [
-        (lambda p: distrax.Normal(p, jnp.ones(3)), jnp.sum, ValueError, "Independent"),
-        (lambda p: DiagonalGaussian(p, jnp.zeros(3)), lambda x: x, ValueError, "one number"),
-    ],
-)
-def test_bad_input_is_refused(distribution, function, error, message) -> None:
-    with pytest.raises(error, match=message):
-        per_sample_gradients(
-            score_function(distribution, function), jnp.zeros(3), jax.random.key(0), 2
-        )
-
-
 @pytest.mark.parametrize("variate", ["leave_one_out", "optimal"])
 def test_one_sample_cannot_leave_one_out(variate: str) -> None:
     chosen = getattr(control_variates, variate)()
     estimator = score_function(normal, bump, control_variate=chosen)
-    with pytest.raises(ValueError, match="num_samples must be at least 2"):
-        per_sample_gradients(estimator, PARAMS, jax.random.key(0), 1)
+    with pytest.raises(ValueError, match=r"num_samples must be .*at least 2"):
+        surrogate_loss(estimator, PARAMS, jax.random.key(0), 1)
 
 
 def test_what_has_no_log_prob_is_refused() -> None:
@@ -297,4 +249,24 @@ def test_what_has_no_log_prob_is_refused() -> None:
 
     estimator = score_function(lambda params: Sampler(), bump)
     with pytest.raises(TypeError, match="use pathwise"):
-        per_sample_gradients(estimator, PARAMS, jax.random.key(0), 1)
+        surrogate_loss(estimator, PARAMS, jax.random.key(0))
+
+
+def test_a_log_probability_of_more_than_one_number_is_refused() -> None:
+    class Batch:
+        def sample(self, *, seed):
+            return jax.random.normal(seed, (3,))
+
+        def log_prob(self, value):
+            return -jnp.square(value)
+
+    estimator = score_function(lambda params: Batch(), jnp.sum)
+    with pytest.raises(ValueError, match="log_prob must give one number"):
+        surrogate_loss(estimator, PARAMS, jax.random.key(0))
+
+
+def test_a_control_variate_with_a_vector_of_means_is_refused() -> None:
+    variate = control_variates.ControlVariate(lambda s, x: x, lambda s, d: jnp.zeros(2))
+    estimator = score_function(normal, bump, control_variate=variate)
+    with pytest.raises(ValueError, match="must be one number"):
+        surrogate_loss(estimator, PARAMS, jax.random.key(0))
