@@ -268,46 +268,84 @@ def delta_method(function: Function, *, order: int = 2) -> ControlVariate:
     return ControlVariate(value, expectation, prepare=prepare)
 
 
+class LearnedState(NamedTuple):
+    """What a learned baseline carries.
+
+    Attributes:
+        params: of the network.
+        optimizer_state: of its optimizer.
+        centre: moving average of the costs less the network's predictions.
+    """
+
+    params: Params
+    optimizer_state: Any
+    centre: AverageState
+
+
 def learned_baseline(
-    network: Network, optimizer: "optax.GradientTransformation", context: PyTree
+    network: Network,
+    optimizer: "optax.GradientTransformation",
+    context: PyTree,
+    *,
+    decay: float = 0.9,
 ) -> ControlVariate:
     """A baseline that a network predicts from what the distribution is conditioned on (NVIL).
 
-        h(x) = b(context),  b minimises E[(f(x) - b(context))^2]
+        h(x) = c + b(context),  b minimises E[(f(x) - c - b(context))^2],
+        c the moving average of f(x) - b(context)
 
     The context is not the sample: it is the observation that a posterior is conditioned on, say.
-    The state learns by descent on the squared error; in a batch, average the observations (they
-    are gradients) over the examples before `update`.
+    The state learns by descent on the squared error; in a batch, average the observations over the
+    examples before `update`.
 
     Args:
         network: `init(key) -> params` and `apply(params, context) -> []` (or [1]).
         optimizer: any optax optimizer.
         context: what the network sees, the same for all samples.
+        decay: of the moving average, in [0, 1).
 
     Returns:
-        The control variate; its state is the pair of parameters and optimizer state.
+        The control variate; its state is a `LearnedState`.
+
+    Raises:
+        ValueError: a decay outside [0, 1).
 
     Source: Mnih & Gregor 2014 (Neural variational inference and learning in belief networks),
     section 2.3.
     """
+    centre = moving_average(decay)
 
     def predict(params: Params) -> Array:
         return jnp.reshape(network.apply(params, context), ())
 
-    def init(params: Params, key: Key) -> State:
+    def centred(state: LearnedState) -> Array:
+        return centre.value(state.centre, context)
+
+    def init(params: Params, key: Key) -> LearnedState:
         baseline = network.init(key)
-        return baseline, optimizer.init(baseline)
+        return LearnedState(baseline, optimizer.init(baseline), centre.init(params, key))
 
-    def observe(state: State, xs: PyTree, costs: Array) -> PyTree:
+    def observe(state: LearnedState, xs: PyTree, costs: Array) -> tuple[PyTree, Array]:
         costs = held(costs)
-        return jax.grad(lambda params: jnp.mean(jnp.square(costs - predict(params))))(state[0])
 
-    def update(state: State, gradient: PyTree) -> State:
-        params, optimizer_state = state
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        return jax.tree.map(jnp.add, params, updates), optimizer_state
+        def squared_error(params: Params) -> Array:
+            return jnp.mean(jnp.square(costs - centred(state) - predict(params)))
 
-    return _baseline(lambda state: predict(state[0]), init=init, observe=observe, update=update)
+        gradient = jax.grad(squared_error)(state.params)
+        return gradient, jnp.mean(costs) - predict(state.params)
+
+    def update(state: LearnedState, observation: tuple[PyTree, Array]) -> LearnedState:
+        gradient, residual = observation
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return LearnedState(params, optimizer_state, centre.update(state.centre, residual))
+
+    return _baseline(
+        lambda state: centred(state) + predict(state.params),
+        init=init,
+        observe=observe,
+        update=update,
+    )
 
 
 def regressed(estimates: PyTree, variates: PyTree) -> PyTree:

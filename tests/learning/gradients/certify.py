@@ -24,10 +24,11 @@ from tests.statistics import jit_once
 Array = jax.Array
 Replicate = Callable[[Array], Any]
 LOGITS = np.array([0.4, -0.9, 1.3])
-WEIGHTS = np.array([1.0, -0.6, 0.8])
+COEFFICIENTS = (1.0, -0.6, 0.8)
+WEIGHTS = np.array(COEFFICIENTS)
 
 
-def form(b: Array, weights: Any = tuple(WEIGHTS.tolist())) -> Array:
+def form(b: Array, weights: Any = COEFFICIENTS) -> Array:
     """Of three binary variables, with interactions: not symmetric in its arguments."""
     product = weights[0] * b[0] + weights[1] * b[1] + weights[2] * b[2]
     return jnp.square(product - 0.3) + b[0] * b[2] + jnp.sin(b[1])

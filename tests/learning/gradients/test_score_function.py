@@ -229,9 +229,19 @@ def test_a_learned_baseline_learns_the_expected_cost() -> None:
         init_key = jax.random.fold_in(key, 1000)
         return jax.lax.scan(step, estimator.init(PARAMS, init_key), jnp.arange(100))[0]
 
-    (params, _) = train(jax.random.key(0))
+    state = train(jax.random.key(0))
     mean = gaussian_expectation(bump, PARAMS["loc"], jnp.exp(PARAMS["log_scale"]))
-    assert abs(params["w"] * 0.7 + params["c"] - mean) < 0.1
+    assert abs(variate.value(state, ()) - mean) < 0.1
+    # The centre alone is there at once, whatever the network starts from.
+    first = variate.init(PARAMS, jax.random.key(1))
+    costs = jnp.array([1000.0, 1002.0])
+    moved = variate.update(first, variate.observe(first, None, costs))
+    prediction = first.params["w"] * 0.7 + first.params["c"]
+    assert abs(variate.value(moved._replace(params=first.params), ()) - 1001.0) < 1e-3
+    # Gradient of the squared error, whose centre is still zero, by hand.
+    slope = -2 * (1001.0 - prediction)
+    np.testing.assert_allclose(moved.params["c"], first.params["c"] - 0.2 * slope, rtol=1e-5)
+    np.testing.assert_allclose(moved.params["w"], first.params["w"] - 0.2 * slope * 0.7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("variate", ["leave_one_out", "optimal"])
