@@ -117,13 +117,25 @@ def estimate(
     )
     if not hasattr(objective, "init_state"):
         return _gradient(objective), bound
-    state = objective.init_state(found.params, jax.random.key(2))
+    return _settled(objective, found), bound
 
-    def stateful(key: Key, params: Params, x: Array) -> Params:
+
+def _settled(objective: Any, found: Case) -> Estimate:
+    """The gradient of an objective with a state, after 100 updates of it at these parameters."""
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found.x)
+
+    def step(state: Any, index: Array) -> tuple[Any, None]:
+        key = jax.random.fold_in(jax.random.key(5), index)
+        return objective(found.params, state, key, batch)[1][0], None
+
+    start = objective.init_state(found.params, jax.random.key(2))
+    state = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(100))[0])(start)
+
+    def run(key: Key, params: Params, x: Array) -> Params:
         batch = jax.tree.map(lambda leaf: leaf[None], x)
         return jax.grad(lambda p: objective(p, state, key, batch)[0])(params)
 
-    return stateful, bound
+    return run
 
 
 def _discrete(estimator: str, model: str, found: Case, num_samples: int) -> Estimate:
@@ -131,6 +143,9 @@ def _discrete(estimator: str, model: str, found: Case, num_samples: int) -> Esti
     net = belief_net(_structure(model), found.x.shape[0], num_units)
     made = learner(estimator, net, num_samples)
     state = made.init(found.params, jax.random.key(2))
+    if jax.tree.leaves(state):
+        settle = discrete.settling(made, jnp.asarray(found.x)[None], 100)
+        state = settle(found.params, state, jax.random.key(5))
 
     def run(key: Key, params: Params, x: Array) -> Params:
         return jax.grad(lambda p: made.loss(p, state, key, x)[0])(params)

@@ -246,7 +246,7 @@ def test_a_comparison_of_ones_own(tmp_path: Path) -> None:
         parts=("compare",),
         out=tmp_path,
         models=("belief_net:linear",),
-        estimators=("rloo", "DisARM", f"{__name__}:user_objective"),
+        estimators=("rloo", "nvil", "NVIL", f"{__name__}:user_objective"),
         num_samples=(2,),
         num_replicates=40,
         num_steps=10,
@@ -254,10 +254,10 @@ def test_a_comparison_of_ones_own(tmp_path: Path) -> None:
     main(settings)
     found = json.loads((tmp_path / "compare.json").read_text())
     assert [row["estimator"] for row in found["rows"]] == list(settings.estimators)
-    assert found["rows"][2]["variance"] == 0
+    assert found["rows"][3]["variance"] == 0
     assert all(row["ms"] > 0 and row["standard error"] >= 0 for row in found["rows"])
     with (tmp_path / "compare.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 3
+        assert len(list(csv.DictReader(file))) == 4
     assert (tmp_path / "compare.png").stat().st_size > 1000
 
 
