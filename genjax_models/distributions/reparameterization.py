@@ -51,7 +51,7 @@ def is_reparameterized(distribution: Any) -> bool:
         if type(distribution).__module__.startswith("distrax."):
             return _is_distrax_reparameterized(distrax, distribution)
     elif hasattr(distribution, "reparameterization_type"):
-        return "FULLY_REPARAMETERIZED" in repr(distribution.reparameterization_type)
+        return _is_full(distribution.reparameterization_type)
     raise TypeError(
         f"cannot tell whether samples of a {type(distribution).__name__} are differentiable in its"
         " parameters: give the class an attribute `reparameterized = True` or `= False`"
@@ -69,5 +69,10 @@ def _is_distrax_reparameterized(distrax: Any, distribution: Any) -> bool:
         return True
     if isinstance(distribution, distrax.Transformed):
         return is_reparameterized(distribution.distribution)
-    wrapped = getattr(distribution, "reparameterization_type", None)
-    return "FULLY_REPARAMETERIZED" in repr(wrapped)
+    return _is_full(getattr(distribution, "reparameterization_type", None))
+
+
+def _is_full(reparameterization_type: Any) -> bool:
+    """Whether TFP says so of every part: a joint distribution has a pytree of types."""
+    parts = jax.tree.leaves(reparameterization_type)
+    return bool(parts) and all("FULLY_REPARAMETERIZED" in repr(part) for part in parts)

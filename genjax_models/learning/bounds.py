@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array
 
 Bound = Callable[[Array], Array]
@@ -60,7 +61,7 @@ def elbo(log_weights: Array) -> Array:
 
     Source: Jordan et al. 1999; Kingma & Welling 2014, equation 2.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     return jnp.mean(log_weights)
 
 
@@ -80,7 +81,7 @@ def iwae(log_weights: Array) -> Array:
 
     Source: Burda et al. 2016 (Importance weighted autoencoders), equation 8.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     return _log_mean_exp(log_weights)
 
 
@@ -104,7 +105,7 @@ def renyi(log_weights: Array, alpha: float) -> Array:
 
     Source: Li & Turner 2016 (Renyi divergence variational inference), equation 15.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     if math.isnan(alpha) or alpha == math.inf:
         raise ValueError(f"alpha must be a number below +inf, got {alpha}")
     if alpha == -math.inf:
@@ -141,7 +142,7 @@ def vr_max(log_weights: Array) -> Array:
 
     Source: Li & Turner 2016 (Renyi divergence variational inference), section 4.3.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     return jnp.max(log_weights)
 
 
@@ -195,7 +196,7 @@ def tvo(log_weights: Array, betas: Sequence[float], rule: str = "left") -> Array
 
     Source: Masrani et al. 2019 (The thermodynamic variational objective), equations 7 and 8.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     grid = np.asarray(betas, np.float64)
     is_partition = grid.ndim == 1 and grid.size >= 2 and grid[0] == 0 and grid[-1] == 1
     if not is_partition or (np.diff(grid) <= 0).any():
@@ -231,7 +232,8 @@ def jackknife(log_weights: Array, order: int = 1) -> Array:
         c_j = (-1)^j (K - j)^m / ((m - j)! j!)
 
     Order 0 is IWAE; order 1 is K IWAE_K - (K - 1) mean_k IWAE_{K-1} without sample k. Its bias is
-    O(K^-(m+1)) and of either sign: it is **not** a bound.
+    O(K^-(m+1)) and of either sign: it is **not** a bound. Where some K - m samples have no weight
+    at all the value is that of order 0.
 
     Args:
         log_weights: log w, shape [K].
@@ -245,7 +247,7 @@ def jackknife(log_weights: Array, order: int = 1) -> Array:
 
     Source: Nowozin 2018 (Debiasing evidence approximations), equations 12 and 13.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     num_samples = log_weights.shape[0]
     if not hasattr(order, "__index__") or not 0 <= order < num_samples:
         raise ValueError(
@@ -256,13 +258,18 @@ def jackknife(log_weights: Array, order: int = 1) -> Array:
             f"order {order} of {num_samples} samples has {math.comb(num_samples, order)} subsets,"
             f" more than {_MAX_SUBSETS}: use a lower order or fewer samples"
         )
-    value = jnp.zeros((), log_weights.dtype)
+    # The coefficients, of the order of K^m, add up to one: what all terms share stays outside.
+    largest = jax.lax.stop_gradient(jnp.max(log_weights))
+    centre = jnp.where(jnp.isinf(largest), 0, largest)
+    value, has_empty = jnp.zeros_like(centre), jnp.zeros((), bool)
     for j in range(order + 1):
         size = num_samples - j
         coefficient = (-1) ** j * size**order / (math.factorial(order - j) * math.factorial(j))
         subsets = np.array(list(itertools.combinations(range(num_samples), size)))
-        value += coefficient * jnp.mean(jax.vmap(_log_mean_exp)(log_weights[subsets]))
-    return value
+        terms = jax.vmap(_log_mean_exp)((log_weights - centre)[subsets])
+        has_empty |= jnp.any(jnp.isneginf(terms))
+        value += coefficient * jnp.mean(jnp.where(jnp.isneginf(terms), 0, terms))
+    return jnp.where(has_empty, iwae(log_weights), centre + value)
 
 
 def miwae(log_weights: Array, num_groups: int) -> Array:
@@ -282,7 +289,7 @@ def miwae(log_weights: Array, num_groups: int) -> Array:
 
     Source: Rainforth et al. 2018 (Tighter variational bounds are not necessarily better), eq. 14.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     num_samples = log_weights.shape[0]
     is_integer = hasattr(num_groups, "__index__")
     if not is_integer or num_groups < 1 or num_samples % num_groups:
@@ -305,7 +312,7 @@ def ciwae(log_weights: Array, weight: float) -> Array:
 
     Source: Rainforth et al. 2018 (Tighter variational bounds are not necessarily better), eq. 15.
     """
-    _check(log_weights)
+    log_weights = _checked(log_weights)
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be from 0 to 1, got {weight}")
     if weight == 0:
@@ -370,9 +377,11 @@ def _log_mean_exp(values: Array) -> Array:
     return jnp.where(is_infinite, largest, mean + largest)
 
 
-def _check(log_weights: Array) -> None:
+def _checked(log_weights: Array) -> Array:
+    """Log weights [K] in float32 at least: differences of theirs are what bounds are made of."""
     shape = jnp.shape(log_weights)
     if len(shape) != 1 or shape[0] < 1:
         raise ValueError(
             f"log_weights must have shape [K] with K >= 1, got {shape}: vmap over a batch"
         )
+    return at_least_float32(log_weights)

@@ -165,7 +165,7 @@ def path_factors(bound: Bound, log_weights: Array, beta: float | Array) -> Array
 
     v_k = d bound / d log w_k and v'_k its derivative in log w_k. For IWAE this is the normalised
     weight; for Renyi bounds alpha + (1 - alpha) times the normalised power of the weight; for the
-    ELBO one. Other bounds are differentiated twice, and must be twice differentiable.
+    ELBO one. Other bounds are differentiated twice (they must be smooth), in memory K^2.
     """
     log_weights = jax.lax.stop_gradient(log_weights)
     function, keywords = bounds.resolve(bound)

@@ -21,7 +21,8 @@ def gradient_of(value: Array) -> Array:
 
 @gradient_of.defjvp
 def _gradient_of_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return jnp.zeros_like(primals[0]), tangents[0]
+    # Not just zero: a second derivative has to see what the first one depends on.
+    return gradient_of(primals[0]), tangents[0]
 
 
 @jax.custom_jvp

@@ -252,6 +252,16 @@ def check_log_prob(posterior: Any, estimator: str) -> None:
         )
 
 
+def check_weighable(posterior: Any) -> None:
+    """Raise a `TypeError` that names the remedy unless samples come with a log-probability."""
+    if not (hasattr(posterior, "sample_and_log_prob") or hasattr(posterior, "log_prob")):
+        raise TypeError(
+            f"the posterior ({type(posterior).__name__}) has neither sample_and_log_prob nor"
+            " log_prob, so that its samples have no weight: give it one of the two, or use"
+            ' kl="analytic"'
+        )
+
+
 def scalar_log_prob(name: str, log_prob: Array) -> Array:
     """The log-probability in float32 at least, once its shape is known to be []."""
     if jnp.shape(log_prob):

@@ -14,6 +14,7 @@ import numpy as np
 from genjax_models.interfaces import Array
 from genjax_models.learning import bounds
 from genjax_models.learning.bounds import Bound
+from genjax_models.learning.gradients.core import leave_one_out_sums
 
 
 def leave_one_out_baselines(bound: Bound, log_weights: Array) -> Array:
@@ -79,9 +80,8 @@ def signals(values: Array, baselines: Array) -> Array:
 
 
 def mean_of_others(values: Array) -> Array:
-    """1/(K - 1) sum over j != k of v_j, shape [K]; nothing is subtracted, so nothing cancels."""
-    is_own = np.eye(values.shape[0], dtype=bool)
-    return jnp.sum(jnp.where(is_own, 0, values), axis=1) / (values.shape[0] - 1)
+    """1/(K - 1) sum over j != k of v_j, shape [K]; -inf where one of them is."""
+    return leave_one_out_sums(values) / (values.shape[0] - 1)
 
 
 def log_mean_of_others(values: Array) -> Array:

@@ -32,6 +32,7 @@ from genjax_models.learning.importance import (
     check_log_prob,
     check_num_samples,
     check_pathwise,
+    check_weighable,
     draw_parts,
     part_sampler,
     temper,
@@ -106,7 +107,8 @@ def variational(
       average, which are a state: see Returns.
     - "wake_theta": zero, for theta alone.
     - "wake_phi", "wake_phi_dreg": sum_k of normalised weights times grad log q(z_k | x), for phi
-      alone, and its doubly reparameterised form; biased for -grad KL(p(z | x) || q), by O(1/K);
+      alone, and its doubly reparameterised form; biased for -grad KL(p(z | x) || q), by O(1/K)
+      where the weights have a variance;
       bound=bounds.iwae.
     - "sleep_phi": grad log q(z | x) of dreams x, z ~ p, for phi alone; unbiased for
       -grad E_p(x) KL(p(z | x) || q); it has no bound.
@@ -148,6 +150,11 @@ def variational(
     al. 1995 and Bornschein & Bengio 2015 (wake-sleep and its reweighted form).
     """
     name = "nvil" if isinstance(estimator, NVIL) else estimator
+    if not callable(bound):
+        raise TypeError(f"bound must be a function such as bounds.iwae, got {bound!r}")
+    if not isinstance(bound, SplitBound):
+        function, keywords = bounds.resolve(bound)
+        bound = bound if keywords else function
     _check_choice("estimator", name, ESTIMATORS)
     _check_choice("kl", kl, _KLS)
     check_num_samples(num_samples, at_least=2 if name in _LEAVE_ONE_OUT else 1)
@@ -204,6 +211,8 @@ def _evaluation(
             posterior = model.posterior(params, x)
             if estimator == "pathwise":
                 check_pathwise(posterior)
+                if kl == "monte_carlo":
+                    check_weighable(posterior)
             else:
                 check_log_prob(posterior, estimator)
             draw = part_sampler(model, params, x, pathwise=estimator == "pathwise")
@@ -290,7 +299,9 @@ def _check_bound(bound: Bound | SplitBound, estimator: str, kl: str, num_samples
         if estimator in wake_sleep.ESTIMATORS:
             wake_sleep.check_bound(bound, estimator)
     weights = jax.ShapeDtypeStruct((num_samples,), jnp.zeros(()).dtype)
-    jax.eval_shape(bound, weights)
+    value = jax.eval_shape(bound, weights)
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(f"bound must map log weights [K] to one real number, got {value}")
     if estimator == "rloo":
         try:
             jax.eval_shape(bound, jax.ShapeDtypeStruct((num_samples - 1,), weights.dtype))

@@ -68,9 +68,15 @@ def gradient_descent(
         objective's, as means over the batch.
 
     Raises:
+        TypeError: an objective that carries a state.
         ValueError: (from the step) leaves of the batch of unequal or no length, or a batch that is
             no multiple of `microbatch_size`.
     """
+    if hasattr(objective, "init_state"):
+        raise TypeError(
+            f"objective must be of one example, and a {type(objective).__name__} carries a state:"
+            " use stateful_gradient_descent"
+        )
     schedules = dict(schedules or {})
 
     def init_state(key: Key) -> TrainingState:

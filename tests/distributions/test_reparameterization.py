@@ -223,3 +223,12 @@ def test_the_pathwise_gradient_of_a_mixture_is_wrong() -> None:
     gradients = jit_once(jax.vmap(jax.grad(draw, 1), (0, None)))(keys, 0.4)
     assert not gradients.any()
     assert not math.isclose(jax.grad(lambda logit: 3 * jax.nn.sigmoid(-logit))(0.4), 0)
+
+
+@pytest.mark.parametrize(
+    "joint", [tfd.JointDistributionNamed, tfd.JointDistributionNamedAutoBatched]
+)
+def test_a_joint_of_tfp_is_what_all_of_its_parts_are(joint) -> None:
+    mixed = joint({"c": tfd.Normal(0.0, 1.0), "d": tfd.Bernoulli(logits=0.3)})
+    assert not is_reparameterized(mixed)
+    assert is_reparameterized(joint({"c": tfd.Normal(0.0, 1.0), "d": tfd.Gamma(1.0, 1.0)}))

@@ -283,3 +283,16 @@ def test_settings_of_bounds_that_are_refused(bound, message) -> None:
 def test_a_jackknife_of_too_many_subsets_is_refused() -> None:
     with pytest.raises(ValueError, match="302621 subsets, more than 20000"):
         bounds.jackknife(jnp.zeros(123), 3)
+
+
+def test_bounds_of_narrow_floats_are_those_of_wide_ones() -> None:
+    """A jackknife multiplies by K what bfloat16 would round; a common shift is no loss."""
+    narrow = jax.random.normal(jax.random.key(0), (300,), jnp.float32).astype(jnp.bfloat16)
+    shifted = narrow.astype(jnp.float32) - 1e4
+    for bound in (bounds.elbo, bounds.iwae, bounds.jackknife, bounds.vr_max):
+        found = bound(narrow), bound(shifted)
+        assert found[0].dtype == jnp.float32
+        with jax.enable_x64(True):
+            exact = [bound(jnp.asarray(np.asarray(w), jnp.float64)) for w in (narrow, shifted)]
+        np.testing.assert_allclose(found[0], exact[0], atol=1e-4)
+        np.testing.assert_allclose(found[1], exact[1], atol=2e-3)

@@ -118,8 +118,13 @@ def test_second_derivatives_are_those_of_the_bound_or_refused() -> None:
     bias = case.params["phi"]["bias"]
     above, below = jit_once(jax.vmap(slope))(jnp.stack([bias + step, bias - step]))
     np.testing.assert_allclose(twice, (above - below) / (2 * step), rtol=1e-5)
-    split = {"dreg": bounds.piwae(3), "score_function": bounds.elbo, "sleep_phi": bounds.elbo}
-    for name, bound in {"sticking_the_landing": bounds.elbo, **SCORE, **split}.items():
+    others = {
+        "dreg": bounds.piwae(3),
+        "score_function": bounds.elbo,
+        "sleep_phi": bounds.elbo,
+        "wake_phi_dreg": bounds.iwae,
+    }
+    for name, bound in {"sticking_the_landing": bounds.elbo, **SCORE, **others}.items():
         of = functools.partial(loss_of(name, bound), key=jax.random.clone(key), x=case.x)
         with pytest.raises(TypeError, match='second derivatives use estimator="pathwise"'):
             jax.eval_shape(jax.jacrev(jax.grad(of)), case.params)

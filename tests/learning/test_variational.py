@@ -155,6 +155,9 @@ def test_renyi_takes_its_limits() -> None:
         ({"estimator": "sleep_phi", "bound": bounds.iwae}, "does not see x"),
         ({"chunk_size": 2, "num_samples": 3}, "chunk_size must divide num_samples, 3, got 2"),
         ({"chunk_size": 0}, "chunk_size must divide num_samples, 1, got 0"),
+        ({"bound": lambda log_weights: log_weights, "num_samples": 2}, "to one real number"),
+        ({"bound": lambda log_weights: bounds.iwae(log_weights)[None]}, "to one real number"),
+        ({"bound": lambda log_weights: 3}, "to one real number"),
     ],
 )
 def test_pairs_that_make_no_sense_are_refused_with_the_reason(options, message) -> None:
@@ -227,3 +230,24 @@ def test_unnormalised_weights_shift_the_loss_and_nothing_else() -> None:
     for ((first, _), gradient), ((second, _), same) in zip(found[:3], found[3:], strict=True):
         np.testing.assert_allclose(second, first - 700)
         assert_equal(gradient, same, rtol=1e-9, atol=1e-10)
+
+
+def test_a_bound_is_a_function() -> None:
+    with pytest.raises(
+        TypeError, match=r"bound must be a function such as bounds.iwae, got 'iwae'"
+    ):
+        variational(gaussian().model, bound="iwae")
+    plain = functools.partial(bounds.elbo)
+    variational(gaussian().model, bound=plain, kl="analytic")
+
+
+def test_a_posterior_without_any_log_probability_is_refused() -> None:
+    class Sampler:
+        reparameterized = True
+
+        def sample(self, *, seed):
+            return jax.random.normal(seed)
+
+    model = gaussian().model._replace(posterior=lambda params, x: Sampler())
+    with pytest.raises(TypeError, match=r'neither sample_and_log_prob nor log_prob.*kl="analytic"'):
+        variational(model)(gaussian().params, jax.random.key(0), gaussian().x)

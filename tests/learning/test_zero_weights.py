@@ -258,3 +258,17 @@ def test_means_of_others_lose_no_digits() -> None:
         single = ours(values.astype(jnp.float32))
         assert single.dtype == jnp.float32
         np.testing.assert_allclose(single, exact, rtol=2e-6)
+
+
+def test_means_of_others_take_memory_in_proportion_to_the_samples() -> None:
+    """A matrix of all pairs would take a hundred times as much."""
+    compiled = jax.jit(leave_one_out.mean_of_others).lower(jnp.zeros(2000)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 40 * 2000 * 8
+
+
+def test_a_jackknife_without_a_sample_left_is_iwae() -> None:
+    """Leaving out the only weight leaves none: not plus infinity, and not a slope of K."""
+    weights = jnp.array([-math.inf, -math.inf, 1.0])
+    value, slope = jax.value_and_grad(bounds.jackknife)(weights)
+    assert value == pytest.approx(1 - math.log(3))
+    np.testing.assert_allclose(slope, [0, 0, 1])

@@ -241,3 +241,9 @@ def test_training_ends_at_probabilistic_pca() -> None:
         return -jnp.mean(bounds)
 
     assert exact - 0.05 < train(jax.random.key(0)) < exact + 0.02
+
+
+def test_an_objective_with_a_state_is_refused() -> None:
+    objective = variational(oracles.linear_gaussian(), estimator="nvil")
+    with pytest.raises(TypeError, match="use stateful_gradient_descent"):
+        gradient_descent(objective, optax.sgd(0.1), lambda key: {})

@@ -89,6 +89,9 @@ def surrogate_loss(
 
         (1/S) sum_s surrogate(params, state, draw_s)
 
+    A first derivative only: what the estimator holds constant is missing from a second one, unless
+    the estimator is a plain `pathwise`.
+
     Args:
         estimator: any `GradientEstimator`.
         params: what is differentiated, a pytree.
@@ -179,12 +182,18 @@ def evaluate(function: Function, x: PyTree, *, differentiable: bool = False) -> 
 
 def check_one_event(distribution: Any) -> None:
     """Raises a `ValueError` if `distribution` is a batch of distributions rather than one."""
-    batch_shape = tuple(getattr(distribution, "batch_shape", ()))
-    if batch_shape:
+    # A joint distribution of TFP has a pytree of shapes, whose leaves are sizes.
+    batch_shape = getattr(distribution, "batch_shape", ())
+    if jax.tree.leaves(jax.tree.map(tuple, batch_shape, is_leaf=_is_shape)):
         raise ValueError(
             f"distribution(params) must be over one event, got a batch of shape {batch_shape}: wrap"
             " it in distrax.Independent(..., reinterpreted_batch_ndims=...)"
         )
+
+
+def _is_shape(node: Any) -> bool:
+    is_tuple = isinstance(node, tuple) and all(isinstance(size, int) for size in node)
+    return is_tuple or hasattr(node, "as_list")
 
 
 def sample(distribution: Distribution, key: Key, num_samples: int) -> PyTree:

@@ -56,7 +56,9 @@ def score_function(
 
         g = (f(x) - h(x)) grad log p(x) + grad E[h],  x ~ p
 
-    f is evaluated once a sample and need be neither differentiable nor continuous.
+    f is evaluated once a sample and need be neither differentiable nor continuous. Where each
+    parameter has a control variate of its own the gradient is that in `params` alone: trained
+    parameters that `distribution` closes over get none.
 
     Args:
         distribution: `distribution(params) -> p`, any distribution with a `log_prob`.

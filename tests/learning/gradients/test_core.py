@@ -189,23 +189,22 @@ def test_distrax_and_tfp_serve_as_ours_do() -> None:
 
 def test_parameters_that_tfp_keeps_elsewhere() -> None:
     """Probabilities in place of logits, a standard deviation inside an operator, a log rate."""
-    tfd = tfp.distributions
     pairs = [
         (
             lambda make: library.enumeration(make, lambda k: jnp.square(k + 0.3)),
-            lambda p: tfd.Categorical(probs=jax.nn.softmax(p)),
+            lambda p: tfp.distributions.Categorical(probs=jax.nn.softmax(p)),
             lambda p: distrax.Categorical(logits=p),
         ),
         (
             lambda make: library.pathwise(make, square_sum, route="polar"),
-            lambda p: tfd.MultivariateNormalDiag(p, jnp.exp(p)),
+            lambda p: tfp.distributions.MultivariateNormalDiag(p, jnp.exp(p)),
             lambda p: DiagonalGaussian(p, p),
         ),
     ]
     for estimator, theirs, ours in pairs:
         found, known = (gradients(estimator(make), LOGITS, 3) for make in (theirs, ours))
         np.testing.assert_allclose(found, known, rtol=1e-6)
-    rate = lambda p: tfd.Gamma(2.0, log_rate=p)  # noqa: E731
+    rate = lambda p: tfp.distributions.Gamma(2.0, log_rate=p)  # noqa: E731
     found = gradients(library.measure_valued(rate, jnp.square), jnp.array(0.3), 3)
     assert found.shape == (3,) and (found < 0).all()
 
@@ -305,3 +304,21 @@ def test_leave_one_out_sums_neither_subtract_nor_see_themselves() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     jacobian = jax.jacobian(core.leave_one_out_sums)(values)
     np.testing.assert_array_equal(jacobian, 1 - np.eye(4))
+
+
+def test_a_joint_distribution_of_tfp_is_one_event() -> None:
+    """Its batch shape is a tree of shapes; a part that is a batch is still found."""
+
+    def joint(params, shape=()):
+        parts = {
+            "c": tfp.distributions.Normal(jnp.full(shape, params), 1.0),
+            "d": tfp.distributions.Bernoulli(logits=params),
+        }
+        return tfp.distributions.JointDistributionNamed(parts)
+
+    estimator = library.rloo(joint, lambda x: x["c"] ** 2 + x["d"])
+    found = library.per_sample_gradients(estimator, jnp.array(0.3), jax.random.key(0), 2)
+    assert found.shape == (2,)
+    batch = library.rloo(functools.partial(joint, shape=(3,)), lambda x: 0.0)
+    with pytest.raises(ValueError, match="over one event"):
+        library.per_sample_gradients(batch, jnp.array(0.3), jax.random.key(0), 2)
