@@ -45,11 +45,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def plus_minus(value: float, error: float) -> str:
-    """A number with its standard error, as many digits as the error has two of."""
-    return f"{value:.4g} ± {error:.2g}"
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5g}"

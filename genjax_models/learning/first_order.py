@@ -8,13 +8,13 @@ from genjax_models.interfaces import Array
 
 @jax.custom_jvp
 def gradient_of(value: Array) -> Array:
-    """Zero with the gradient of `value`, also where that is infinite and cannot be subtracted.
+    """Zero, with the gradient of `value`, also where that is infinite and cannot be subtracted.
 
     Args:
-        value: a scalar.
+        value: an array.
 
     Returns:
-        Zero.
+        Zeros of its shape.
     """
     return jnp.zeros_like(value)
 

@@ -52,13 +52,6 @@ def freeze_model(model: LatentVariableModel) -> LatentVariableModel:
     )
 
 
-def freeze_posterior(model: LatentVariableModel) -> LatentVariableModel:
-    """The same model without derivatives in the parameters that the posterior sees."""
-    return model._replace(
-        posterior=lambda params, x: model.posterior(jax.lax.stop_gradient(params), x)
-    )
-
-
 def objective(
     model: LatentVariableModel,
     bound: Bound,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Array, Distribution, Key, Params, PyTree
+from genjax_models.learning.first_order import gradient_of
 
 State = PyTree
 Draws = PyTree
@@ -146,18 +147,13 @@ def held(tree: PyTree) -> PyTree:
     return jax.lax.stop_gradient(tree)
 
 
-def only_gradient(value: Array) -> Array:
-    """Zero, with the gradient of `value`."""
-    return value - held(value)
-
-
 def linear(coefficients: PyTree, params: PyTree) -> Array:
     """Zero, with the gradient `coefficients` in `params`: two pytrees of one structure."""
 
     def product(coefficient: Array, param: Array) -> Array:
         # Infinite logits, of what cannot occur, have no difference; their coefficients are zero.
         finite = jnp.where(jnp.isinf(param), 0, param)
-        return jnp.sum(held(coefficient) * only_gradient(finite))
+        return jnp.sum(held(coefficient) * gradient_of(finite))
 
     return jax.tree.reduce(jnp.add, jax.tree.map(product, coefficients, params))
 

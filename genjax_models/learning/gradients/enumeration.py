@@ -10,6 +10,7 @@ import numpy as np
 
 from genjax_models.distributions.numerics import softplus
 from genjax_models.interfaces import Array, Key, Params
+from genjax_models.learning.first_order import gradient_of
 from genjax_models.learning.gradients.core import (
     DistributionOf,
     Function,
@@ -19,7 +20,6 @@ from genjax_models.learning.gradients.core import (
     check_one_event,
     evaluate,
     leave_one_out_sums,
-    only_gradient,
     sample,
 )
 from genjax_models.learning.gradients.families import (
@@ -142,7 +142,7 @@ def rao_blackwell(
         log_prob = jnp.sum(flat[rest, index[rest]])
         cost, _ = _of_indices(distribution(params), function)
         value = _expectation(cost, log_masses, draw.x, chosen)
-        return value + only_gradient(draw.signal * log_prob)
+        return value + gradient_of(draw.signal * log_prob)
 
     return GradientEstimator(draw, surrogate)
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Array, Key, Params, PyTree
+from genjax_models.learning.first_order import gradient_of
 from genjax_models.learning.gradients.control_variates import ControlVariate, regressed
 from genjax_models.learning.gradients.core import (
     DistributionOf,
@@ -14,7 +15,6 @@ from genjax_models.learning.gradients.core import (
     evaluate,
     held,
     linear,
-    only_gradient,
 )
 from genjax_models.learning.gradients.routes import ROUTES
 
@@ -108,7 +108,7 @@ def pathwise(
             return value
         prepared = held(variate.prepare(state, distribution(held(params))))
         known = variate.expectation(prepared, distribution(params))
-        return value + only_gradient(known - variate.value(prepared, x))
+        return value + gradient_of(known - variate.value(prepared, x))
 
     if variate is None:
         return GradientEstimator(draw, surrogate)

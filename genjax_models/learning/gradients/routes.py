@@ -15,7 +15,8 @@ from jax.scipy import special
 from genjax_models.distributions import is_reparameterized
 from genjax_models.distributions.numerics import at_least_float32, sigmoid, softplus
 from genjax_models.interfaces import Array, Key, PyTree
-from genjax_models.learning.gradients.core import held, only_gradient
+from genjax_models.learning.first_order import gradient_of
+from genjax_models.learning.gradients.core import held
 from genjax_models.learning.gradients.families import (
     ANYWHERE,
     gaussian_parameters,
@@ -159,14 +160,14 @@ def implicit(distribution: Any, key: Key) -> Array:
         x = at_least_float32(held(distribution.sample(seed=key)))
         current = jnp.ravel(x)
         jacobian = held(jax.jacfwd(transform)(current))
-        moved = only_gradient(transform(current))
+        moved = gradient_of(transform(current))
         step = jax.scipy.linalg.solve_triangular(jacobian, moved, lower=True)
         return x - jnp.reshape(step, x.shape)
     loc, scale, family = _location_scale_parameters(distribution, "implicit")
     x = held(loc + scale * family.noise(key, loc.shape, loc.dtype))
     standard = (x - loc) / scale
     density = held(jnp.exp(family.log_density(standard)) / scale)
-    return x - only_gradient(_cdf(family)(standard)) / density
+    return x - gradient_of(_cdf(family)(standard)) / density
 
 
 ROUTES: dict[str, Route] = {

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Array, Key, Params, PyTree
+from genjax_models.learning.first_order import gradient_of
 from genjax_models.learning.gradients.control_variates import (
     ControlVariate,
     constant,
@@ -22,7 +23,6 @@ from genjax_models.learning.gradients.core import (
     evaluate,
     held,
     linear,
-    only_gradient,
     sample,
 )
 
@@ -137,7 +137,7 @@ def score_function(
             own = draw.state
             prepared = variate.prepare(state, distribution(held(params))) if own is None else own
             found = found + known_mean(held(prepared), params)
-        return value + only_gradient(found)
+        return value + gradient_of(found)
 
     def observe(params: Params, state: State, draws: ScoreDraw) -> PyTree:
         return variate.observe(state, draws.x, draws.cost)
