@@ -30,7 +30,9 @@ def model_and_params(sizes: Sizes, encoder: Layers, decoder: Layers) -> tuple[An
         likelihood="bernoulli",
     )
     params = model.init(jax.random.key(0))
-    return model, params | {"encoder": _as_flax(encoder), "decoder": _as_flax(decoder)}
+    params["posterior"] = _as_flax(encoder)
+    params["likelihood"]["network"] = _as_flax(decoder)
+    return model, params
 
 
 def contender(

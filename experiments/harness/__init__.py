@@ -18,6 +18,7 @@ from experiments.harness.loop import train
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
 from experiments.harness.settings import Settings, check_positive, command_line
+from experiments.harness.variational import VariationalSettings, num_levels, run_variational
 
 __all__ = [
     "Dataset",
@@ -27,6 +28,7 @@ __all__ = [
     "LatentEvaluator",
     "Run",
     "Settings",
+    "VariationalSettings",
     "bits_per_dim",
     "check_positive",
     "command_line",
@@ -38,10 +40,12 @@ __all__ = [
     "map_examples",
     "measurement",
     "metric",
+    "num_levels",
     "open_run",
     "prepare",
     "print_result",
     "run_experiment",
+    "run_variational",
     "steps_per_epoch",
     "train",
 ]

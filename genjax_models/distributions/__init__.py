@@ -6,6 +6,7 @@ least.
 """
 
 from genjax_models.distributions.bernoulli import Bernoulli
+from genjax_models.distributions.chain import Chain, Reversed, sample_and_log_prob
 from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
 from genjax_models.distributions.divergences import kl_divergence
@@ -14,9 +15,12 @@ from genjax_models.distributions.reparameterization import is_reparameterized
 
 __all__ = [
     "Bernoulli",
+    "Chain",
     "DiagonalGaussian",
     "DiscretizedGaussian",
     "DiscretizedLogistic",
+    "Reversed",
     "is_reparameterized",
     "kl_divergence",
+    "sample_and_log_prob",
 ]

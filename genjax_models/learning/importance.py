@@ -6,11 +6,10 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions import is_reparameterized
+from genjax_models.distributions import is_reparameterized, sample_and_log_prob
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
     Array,
-    Distribution,
     Key,
     LatentVariableModel,
     Metrics,
@@ -121,7 +120,7 @@ def importance_sampler(
 
     def draw(key: Key) -> ImportanceSamples:
         if pathwise:
-            z, log_posterior = _sample_and_log_prob(posterior, key)
+            z, log_posterior = sample_and_log_prob(posterior, seed=key)
         else:
             z = jax.lax.stop_gradient(posterior.sample(seed=key))
             log_posterior = posterior.log_prob(z)
@@ -271,10 +270,3 @@ def scalar_log_prob(name: str, log_prob: Array) -> Array:
             " distrax.Independent(..., reinterpreted_batch_ndims=...)"
         )
     return at_least_float32(log_prob)
-
-
-def _sample_and_log_prob(distribution: Distribution, key: Key) -> tuple[PyTree, Array]:
-    if hasattr(distribution, "sample_and_log_prob"):
-        return distribution.sample_and_log_prob(seed=key)
-    z = distribution.sample(seed=key)
-    return z, distribution.log_prob(z)

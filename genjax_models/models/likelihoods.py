@@ -102,3 +102,23 @@ def by_name(name: str, *, num_levels: int | None = None) -> Likelihood:
     if num_levels is not None:
         raise ValueError(f'num_levels is for likelihood "discretized_logistic", not {name!r}')
     return factories[name]()
+
+
+def resolve(likelihood: str | Likelihood, *, num_levels: int | None = None) -> Likelihood:
+    """A likelihood that is given by its name or as it is.
+
+    Args:
+        likelihood: a name that `by_name` knows, or a likelihood.
+        num_levels: number of grey levels, for a name that needs it.
+
+    Returns:
+        The likelihood.
+
+    Raises:
+        ValueError: as of `by_name`, or `num_levels` beside a likelihood that is no name.
+    """
+    if isinstance(likelihood, str):
+        return by_name(likelihood, num_levels=num_levels)
+    if num_levels is not None:
+        raise ValueError("num_levels is for a likelihood that is given by its name")
+    return likelihood

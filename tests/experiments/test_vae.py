@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 
 from experiments import harness, vae
+from experiments.harness import variational
 from experiments.vae import Settings
 from genjax_models import evaluation
 from genjax_models.interfaces import Algorithm
@@ -201,7 +202,7 @@ burda = functools.partial(Settings, learning_rate_schedule="burda")
 
 def test_the_stages_of_the_learning_rate_are_those_of_burda():
     steps_per_epoch = 11
-    schedule = vae.learning_rate(burda(learning_rate=1e-3), 3280 * steps_per_epoch)
+    schedule = variational.learning_rate(burda(learning_rate=1e-3), 3280 * steps_per_epoch)
     epoch = 0
     for stage in range(8):
         first, epoch = epoch, epoch + 3**stage
@@ -212,33 +213,35 @@ def test_the_stages_of_the_learning_rate_are_those_of_burda():
 
 
 def test_the_cosine_falls_from_the_rate_to_zero():
-    schedule = vae.learning_rate(Settings(learning_rate=3.0), 100)
+    schedule = variational.learning_rate(Settings(learning_rate=3.0), 100)
     rates = [float(schedule(jnp.int32(step))) for step in (0, 25, 50, 100)]
     np.testing.assert_allclose(rates, [3.0, 1.5 + 1.5 * 0.5**0.5, 1.5, 0.0], atol=1e-6)
 
 
 def test_a_shorter_run_has_the_same_stages_in_proportion():
-    schedule = jax.vmap(vae.learning_rate(burda(learning_rate=7.0), 10_000))
+    schedule = jax.vmap(variational.learning_rate(burda(learning_rate=7.0), 10_000))
     rates = np.asarray(schedule(jnp.arange(10_000)))
     values, counts = np.unique(rates, return_counts=True)
     np.testing.assert_allclose(values[::-1], 7 * 10 ** (-np.arange(8) / 7), rtol=1e-5)
     np.testing.assert_allclose(counts[::-1], 3.0 ** np.arange(8) / 3280 * 10_000, atol=1)
     settings = Settings(learning_rate=7.0, learning_rate_schedule="constant")
-    constant = vae.learning_rate(settings, 10)
+    constant = variational.learning_rate(settings, 10)
     assert float(constant(0)) == float(constant(9)) == 7
 
 
 def test_beta_rises_in_equal_steps_and_stays():
-    schedule = vae.beta(Settings(beta=4.0), 8)
+    schedule = variational.beta(Settings(beta=4.0), 8)
     found = [float(schedule(step)) for step in (0, 1, 2, 4, 8, 9, 1000)]
     np.testing.assert_allclose(found, [0, 0.5, 1, 2, 4, 4, 4], rtol=1e-6)
-    assert float(vae.beta(Settings(beta=4.0), 0)(0)) == 4.0
+    assert float(variational.beta(Settings(beta=4.0), 0)(0)) == 4.0
 
 
 def test_beta_reaches_the_objective_at_its_step():
     settings = Settings(beta=3.0, warm_up_epochs=2, latent_dim=2, hidden=(4,))
     data = {"num_dims": 6, "example_shape": (2, 3), "num_levels": None}
-    algorithm = vae.build_algorithm(settings, vae.build_model(settings, data), steps_per_epoch=5)
+    algorithm = variational.build_algorithm(
+        settings, vae.build_model(settings, data), steps_per_epoch=5
+    )
     state = jax.jit(algorithm.init)(jax.random.key(0))
     step = jax.jit(algorithm.step)
     for number, beta in [(0, 0.0), (5, 1.5), (10, 3.0), (99, 3.0)]:
@@ -261,7 +264,7 @@ def test_the_settings_name_the_bound():
         ({"bound": "ciwae", "elbo_weight": 0.2}, bounds.ciwae(log_weights, 0.2)),
         ({"bound": "piwae", "num_groups": 3}, bounds.iwae(log_weights)),
     ]:
-        assert vae.build_bound(Settings(**changed))(log_weights) == expected
+        assert variational.build_bound(Settings(**changed))(log_weights) == expected
 
 
 def test_what_is_reported_is_a_lower_bound():
@@ -275,7 +278,7 @@ def test_what_is_reported_is_a_lower_bound():
         ({"bound": "piwae"}, "iwae"),
         ({"bound": "tvo"}, "tvo"),
     ]:
-        assert vae.reported_bound(Settings(**changed))[0] == name
+        assert variational.reported_bound(Settings(**changed))[0] == name
 
 
 @pytest.mark.parametrize("estimator", ["dreg", "nvil", "wake_sleep"])
@@ -289,7 +292,7 @@ def test_estimators_with_and_without_a_state_train(estimator):
     assert losses[-10:].mean() < losses[:10].mean() - 0.1
 
 
-@pytest.mark.parametrize("estimator", typing.get_args(Settings.__annotations__["estimator"]))
+@pytest.mark.parametrize("estimator", typing.get_args(typing.get_type_hints(Settings)["estimator"]))
 def test_every_estimator_that_is_offered_is_made(estimator):
     assert callable(tiny(estimator).step)
 
@@ -302,7 +305,7 @@ def tiny(estimator: str) -> Algorithm:
     )
     data = {"num_dims": 6, "example_shape": (2, 3), "num_levels": None}
     model = vae.build_model(settings, data)
-    return vae.build_algorithm(settings, model, steps_per_epoch=5)
+    return variational.build_algorithm(settings, model, steps_per_epoch=5)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])

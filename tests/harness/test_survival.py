@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import harness, vae
-from experiments.harness import checkpoints, experiment
+from experiments.harness import checkpoints, experiment, variational
 from experiments.harness.checkpoints import CheckpointError
 from experiments.harness.run import load_config
 from tests import programs
@@ -98,7 +98,7 @@ def last_state(folder: Path) -> Any:
     config = load_config(folder)
     settings = settings_of(folder)
     model = vae.build_model(settings, config["data"])
-    algorithm = vae.build_algorithm(settings, model, steps_per_epoch=14)
+    algorithm = variational.build_algorithm(settings, model, steps_per_epoch=14)
     like = jax.eval_shape(algorithm.init, jax.random.key(0))
     step = checkpoints.latest_step(folder / "checkpoints")
     return checkpoints.restore(folder / "checkpoints", step, like)
@@ -203,7 +203,9 @@ def test_the_folder_of_another_run_is_refused(begun):
 
 def test_a_flipped_bit_in_a_checkpoint_is_named_and_nothing_is_trained_again(begun):
     settings, data = small_settings(begun), load_config(begun)["data"]
-    algorithm = vae.build_algorithm(settings, vae.build_model(settings, data), steps_per_epoch=4)
+    algorithm = variational.build_algorithm(
+        settings, vae.build_model(settings, data), steps_per_epoch=4
+    )
     like = jax.eval_shape(algorithm.init, jax.random.key(0))
     state = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), like)
     checkpoints.save(begun / "checkpoints", 100, state)

@@ -39,8 +39,11 @@ def convolutional(shape: tuple[int, ...], likelihood: str, **options) -> LatentV
 def test_default_is_the_network_of_the_literature() -> None:
     params = jax.eval_shape(vae().init, jax.random.key(0))
     shapes = {
-        part: [layer["kernel"].shape for layer in params[part]["params"].values()]
-        for part in ("encoder", "decoder")
+        part: [layer["kernel"].shape for layer in network["params"].values()]
+        for part, network in {
+            "encoder": params["posterior"],
+            "decoder": params["likelihood"]["network"],
+        }.items()
     }
     assert shapes == {
         "encoder": [(784, 200), (200, 200), (200, 100)],
@@ -50,7 +53,9 @@ def test_default_is_the_network_of_the_literature() -> None:
 
 def test_the_decoder_has_the_hidden_layers_in_reverse() -> None:
     params = jax.eval_shape(vae(num_dims=6, latent_dim=2, hidden=(5, 4, 3)).init, jax.random.key(0))
-    kernels = [layer["kernel"].shape for layer in params["decoder"]["params"].values()]
+    kernels = [
+        layer["kernel"].shape for layer in params["likelihood"]["network"]["params"].values()
+    ]
     assert kernels == [(2, 3), (3, 4), (4, 5), (5, 6)]
 
 
@@ -65,7 +70,7 @@ def test_the_parts_are_those_of_the_networks() -> None:
         decoder=affine(decoder, offsets[1]),
     )
     params = model.init(jax.random.key(0))
-    assert set(params) == {"encoder", "decoder", "likelihood"}
+    assert set(params) == {"prior", "likelihood", "posterior"}
     x, z = np.array([1.0, 0.0, 1.0]), np.array([0.3, -0.8])
     np.testing.assert_array_equal(model.prior(params), np.zeros((2, 2)))
     outputs = encoder @ x + offsets[0]
@@ -89,7 +94,7 @@ def test_with_affine_networks_it_is_factor_analysis() -> None:
         decoder=affine(loading, bias),
     )
     params = model.init(jax.random.key(0))
-    params["likelihood"]["log_scale"] = jnp.array(0.3)
+    params["likelihood"]["observation"]["log_scale"] = jnp.array(0.3)
     x = jnp.array([0.5, -0.2, 1.0])
     draw = jax.jit(log_weights, static_argnums=(0, 4))
     weights = np.exp(draw(model, params, jax.random.key(0), x, 100_000))

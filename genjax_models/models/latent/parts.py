@@ -1,0 +1,174 @@
+"""What latent-variable models are composed of: priors and conditionals with parameters.
+
+A model's prior, likelihood and posterior are each a pair of `init` and `distribution`, so that
+any that fit compose. A conditional that leaves its network open takes a `NetworkFactory`: it alone
+knows how many outputs it needs.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genjax_models.distributions import DiagonalGaussian
+from genjax_models.interfaces import (
+    Array,
+    Distribution,
+    Key,
+    LatentVariableModel,
+    Network,
+    Params,
+    PyTree,
+)
+from genjax_models.models.likelihoods import Likelihood
+
+NetworkFactory = Callable[[int], Network]
+"""`factory(num_outputs) -> network`, e.g. `lambda num_outputs: mlp(784, (200,), num_outputs)`."""
+
+
+class Prior(NamedTuple):
+    """A distribution with parameters.
+
+    Attributes:
+        init: `init(key) -> params`.
+        distribution: `distribution(params) -> p(z)`.
+    """
+
+    init: Callable[[Key], Params]
+    distribution: Callable[[Params], Distribution]
+
+
+class Conditional(NamedTuple):
+    """A conditional distribution with parameters, such as p(x | z) or q(z | x).
+
+    Attributes:
+        init: `init(key) -> params`.
+        distribution: `distribution(params, inputs) -> p(. | inputs)`.
+    """
+
+    init: Callable[[Key], Params]
+    distribution: Callable[[Params, PyTree], Distribution]
+
+
+def compose(prior: Prior, likelihood: Conditional, posterior: Conditional) -> LatentVariableModel:
+    """The latent-variable model of a prior, a likelihood and a posterior with separate parameters.
+
+    Args:
+        prior: p(z).
+        likelihood: p(x | z).
+        posterior: q(z | x).
+
+    Returns:
+        The model; its parameters are {"prior", "likelihood", "posterior"}.
+    """
+
+    def init(key: Key) -> Params:
+        prior_key, likelihood_key, posterior_key = jax.random.split(key, 3)
+        return {
+            "prior": prior.init(prior_key),
+            "likelihood": likelihood.init(likelihood_key),
+            "posterior": posterior.init(posterior_key),
+        }
+
+    return LatentVariableModel(
+        init,
+        lambda params: prior.distribution(params["prior"]),
+        lambda params, z: likelihood.distribution(params["likelihood"], z),
+        lambda params, x: posterior.distribution(params["posterior"], x),
+    )
+
+
+def standard_normal(latent_dim: int) -> Prior:
+    """p(z) = N(0, I), without parameters.
+
+    Args:
+        latent_dim: size of the vector z.
+
+    Returns:
+        The prior.
+    """
+    check_sizes(latent_dim=latent_dim)
+
+    def distribution(params: Params) -> DiagonalGaussian:
+        return DiagonalGaussian(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+
+    return Prior(lambda key: {}, distribution)
+
+
+def gaussian(network: Network) -> Conditional:
+    """N(m(x), diag s(x)^2), with (m, log s) the two halves of the network's outputs.
+
+    Args:
+        network: from the inputs to [2 * num_dims].
+
+    Returns:
+        The conditional; its parameters are the network's.
+    """
+
+    def distribution(params: Params, inputs: Array) -> DiagonalGaussian:
+        loc, log_scale = jnp.split(network.apply(params, inputs), 2)
+        return DiagonalGaussian(loc, log_scale)
+
+    return Conditional(network.init, distribution)
+
+
+def decoder(network: Network, observation: Likelihood) -> Conditional:
+    """p(x | z) of a network's outputs.
+
+    Args:
+        network: from z to [num_outputs_per_dim * num_dims].
+        observation: from these outputs to the distribution over x.
+
+    Returns:
+        The conditional; its parameters are {"network", "observation"}.
+    """
+
+    def init(key: Key) -> Params:
+        network_key, observation_key = jax.random.split(key)
+        return {
+            "network": network.init(network_key),
+            "observation": observation.init(observation_key),
+        }
+
+    def distribution(params: Params, z: Array) -> Distribution:
+        outputs = network.apply(params["network"], z)
+        return observation.distribution(params["observation"], outputs)
+
+    return Conditional(init, distribution)
+
+
+def check_sizes(**sizes: int | tuple[int, ...]) -> None:
+    """Raise a `ValueError` that names the argument unless every size is at least 1."""
+    for name, value in sizes.items():
+        values = value if isinstance(value, tuple) else (value,)
+        if any(not hasattr(size, "__index__") or size < 1 for size in values):
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def checked(name: str, network: Network, num_inputs: int, num_outputs: int) -> Network:
+    """The network, whose `init` raises a `ValueError` unless it maps vectors of these sizes.
+
+    Args:
+        name: of the argument, for the error.
+        network: any (init, apply) pair.
+        num_inputs: size of its input vector.
+        num_outputs: size of its output vector.
+
+    Returns:
+        The same network but for `init`.
+    """
+    network = Network(*network)
+
+    def init(key: Key) -> Params:
+        params = network.init(key)
+        inputs = jax.ShapeDtypeStruct((num_inputs,), jnp.zeros(()).dtype)
+        shape = jax.tree.map(jnp.shape, jax.eval_shape(network.apply, params, inputs))
+        if shape != (num_outputs,):
+            raise ValueError(
+                f"{name} must map [{num_inputs}] to [{num_outputs}], but its outputs have shape"
+                f" {shape}"
+            )
+        return params
+
+    return Network(init, network.apply)
