@@ -9,18 +9,33 @@ from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.chain import Chain, Reversed, sample_and_log_prob
 from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
-from genjax_models.distributions.divergences import kl_divergence
+from genjax_models.distributions.divergences import kl_divergence, kl_per_dimension
+from genjax_models.distributions.full_covariance_gaussian import FullCovarianceGaussian
 from genjax_models.distributions.gaussian import DiagonalGaussian
+from genjax_models.distributions.gaussian_mixture import GaussianMixture
+from genjax_models.distributions.grey_levels import CategoricalLevels, DiscretizedLogisticMixture
+from genjax_models.distributions.pullback import Pullback
+from genjax_models.distributions.rank_one_gaussian import RankOneGaussian
 from genjax_models.distributions.reparameterization import is_reparameterized
+from genjax_models.distributions.transformed import Marginal, Pushforward
 
 __all__ = [
     "Bernoulli",
+    "CategoricalLevels",
     "Chain",
     "DiagonalGaussian",
     "DiscretizedGaussian",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "FullCovarianceGaussian",
+    "GaussianMixture",
+    "Marginal",
+    "Pullback",
+    "Pushforward",
+    "RankOneGaussian",
     "Reversed",
     "is_reparameterized",
     "kl_divergence",
+    "kl_per_dimension",
     "sample_and_log_prob",
 ]
