@@ -10,7 +10,13 @@ import numpy as np
 from genjax_models.models.classical import factor_analysis, mixture_of_bernoullis
 from genjax_models.models.energy import rbm
 from genjax_models.models.fully_observed import nade
-from genjax_models.models.latent import vae
+from genjax_models.models.latent import (
+    auto_encoder,
+    deep_latent_gaussian_model,
+    gaussian_belief_net,
+    ladder_vae,
+    vae,
+)
 from genjax_models.models.markov_chain import as_latent_variable_model, diffusion, from_variances
 from genjax_models.models.transformation import (
     density,
@@ -19,7 +25,13 @@ from genjax_models.models.transformation import (
     multi_scale_flow,
     real_nvp,
 )
-from genjax_models.networks import convolutional_decoder, convolutional_encoder, time_mlp
+from genjax_models.networks import (
+    attention_encoder,
+    convolutional_decoder,
+    convolutional_encoder,
+    recurrent_encoder,
+    time_mlp,
+)
 from tests import oracles
 
 
@@ -71,6 +83,11 @@ def _vae(values: int, **settings: Any) -> Case:
     return Case(model, grid(values, 4), supports)
 
 
+def _hierarchy(factory: Callable[..., Any], **settings: Any) -> Case:
+    model = factory(num_dims=4, latent_dims=(3, 2), hidden=(4, 3), num_hidden_layers=1, **settings)
+    return Case(model, grid(2, 4), levels(2))
+
+
 def _pytrees() -> Case:
     xs = {"pair": grid(5, 2), "last": jnp.array([-1.0, 0.3, 2.0])}
     return Case(oracles.structured_linear_gaussian(), xs, np.isfinite)
@@ -96,11 +113,21 @@ def _flow_of_images() -> Case:
     return Case(model, grid(5, 8), lambda y: (y > -1 / 18) & (y < 19 / 18))
 
 
+def _auto_encoder(encoder: Any = None, **settings: Any) -> Case:
+    """With the encoder of images of 4 x 2, where one is given."""
+    settings = {"num_dims": 8, "code_dim": 2, "hidden": (3,)} | settings
+    return Case(auto_encoder(encoder=encoder, **settings), grid(17, 8), np.isfinite)
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "vae, bernoulli": lambda: _vae(2),
     "vae, gaussian": lambda: _vae(5, likelihood="gaussian"),
     "vae, discretized logistic": lambda: _vae(17, likelihood="discretized_logistic", num_levels=17),
     "vae, convolutional": _convolutional_vae,
+    "belief net": lambda: _hierarchy(gaussian_belief_net),
+    "belief net, skips": lambda: _hierarchy(gaussian_belief_net, skip=True),
+    "ladder": lambda: _hierarchy(ladder_vae),
+    "deep latent Gaussian": lambda: _hierarchy(deep_latent_gaussian_model),
     "linear-Gaussian, pytrees": _pytrees,
     "discrete, by hand": lambda: Case(oracles.discrete(), grid(2, 3), levels(2), "rloo"),
     "nade": lambda: Case(
@@ -126,5 +153,10 @@ MODELS: dict[str, Callable[[], Case]] = {
         generator(num_dims=4, noise_dim=3, hidden=(5,), output="sigmoid"),
         grid(17, 4),
         lambda x: (x > 0) & (x < 1),
+    ),
+    "auto-encoder, linear": lambda: _auto_encoder(hidden=()),
+    "auto-encoder, recurrent": lambda: _auto_encoder(recurrent_encoder((4, 2), 2, num_units=3)),
+    "auto-encoder, attention": lambda: _auto_encoder(
+        attention_encoder((4, 2), 2, num_features=4, num_heads=2), code="sigmoid"
     ),
 }

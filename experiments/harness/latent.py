@@ -36,6 +36,7 @@ class LatentEvaluator:
         bound_name: its name, for the results.
         num_samples: K of the bound.
         evaluation_samples: K of the importance-sampled log p(x).
+        picture_means: whether the pictures show E[x | z] rather than draws of x.
     """
 
     model: LatentVariableModel
@@ -46,6 +47,7 @@ class LatentEvaluator:
     bound_name: str
     num_samples: int
     evaluation_samples: int
+    picture_means: bool = True
 
     def monitor(self, state: Any) -> dict[str, float]:
         """What the learning curves show beside the training loss."""
@@ -114,14 +116,18 @@ class LatentEvaluator:
         shape = self.dataset.example_shape
         sample_key, reconstruct_key = jax.random.split(self.key)
         keys = jax.random.split(sample_key, _NUM_PICTURED)
-        samples = jax.jit(jax.vmap(lambda key: latent.sample(self.model, params, key, mean=True)))(
-            keys
-        )
+        samples = jax.jit(
+            jax.vmap(lambda key: latent.sample(self.model, params, key, mean=self.picture_means))
+        )(keys)
         pictures.save_grid(run.path / "samples.png", samples, shape, num_columns=10)
         originals = self.dataset.test.x[: _NUM_PICTURED // 2].astype(np.float32)
         keys = jax.random.split(reconstruct_key, len(originals))
         reconstructions = jax.jit(
-            jax.vmap(lambda key, x: latent.reconstruct(self.model, params, key, x, mean=True))
+            jax.vmap(
+                lambda key, x: latent.reconstruct(
+                    self.model, params, key, x, mean=self.picture_means
+                )
+            )
         )(keys, originals)
         pictures.save_reconstructions(
             run.path / "reconstructions.png", originals, np.asarray(reconstructions), shape
@@ -134,6 +140,8 @@ class LatentEvaluator:
         """The latent plane, where z has two dimensions."""
         test = self.dataset.test
         xs = test.x.astype(np.float32)
+        if not hasattr(self.model.posterior(params, xs[0]), "mean"):
+            return
         codes = jax.jit(jax.vmap(lambda x: _mean(self.model.posterior(params, x))))(xs)
         if codes.shape != (len(xs), 2):
             return
