@@ -12,7 +12,7 @@ from typing import Any, Literal
 from experiments import harness
 from genjax_models import networks
 from genjax_models.interfaces import LatentVariableModel
-from genjax_models.models import latent
+from genjax_models.models import latent, likelihoods
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,19 +29,21 @@ class Settings(harness.VariationalSettings):
 
 def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:
     """The model for data of the given `num_dims`, `example_shape` and `num_levels`."""
-    grey = settings.likelihood == "discretized_logistic"
+    num_levels = harness.num_levels(settings, data)
+    likelihood = likelihoods.by_name(settings.likelihood, num_levels=num_levels)
     encoder, decoder = None, None
     if settings.network == "convolutional":
         encoder = networks.convolutional_encoder(data["example_shape"], 2 * settings.latent_dim)
         decoder = networks.convolutional_decoder(
-            settings.latent_dim, data["example_shape"], num_outputs_per_dim=2 if grey else 1
+            settings.latent_dim,
+            data["example_shape"],
+            num_outputs_per_dim=likelihood.num_outputs_per_dim,
         )
     return latent.vae(
         num_dims=data["num_dims"],
         latent_dim=settings.latent_dim,
         hidden=settings.hidden,
-        likelihood=settings.likelihood,
-        num_levels=harness.num_levels(settings, data),
+        likelihood=likelihood,
         encoder=encoder,
         decoder=decoder,
     )

@@ -146,6 +146,20 @@ class ImplicitModel(NamedTuple):
     sample: Callable[[Params, Key], PyTree]
 
 
+class AutoEncoder(NamedTuple):
+    """A code of x and a distribution over x for each code, without a prior over codes.
+
+    Attributes:
+        init: `init(key) -> params`.
+        encode: `encode(params, x) -> code`, deterministic.
+        decode: `decode(params, code) -> p(x | code)`.
+    """
+
+    init: Callable[[Key], Params]
+    encode: Callable[[Params, PyTree], PyTree]
+    decode: Callable[[Params, PyTree], Distribution]
+
+
 class Algorithm(NamedTuple):
     """A training algorithm: a state and a step that moves it. Both functions may be jit-compiled.
 

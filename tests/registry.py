@@ -1,5 +1,6 @@
 """Every model at a tiny size, for the contract tests. A new model adds a line to `MODELS`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,11 +13,21 @@ from genjax_models.models.energy import rbm
 from genjax_models.models.fully_observed import nade
 from genjax_models.models.latent import (
     auto_encoder,
+    auxiliary_vae,
+    condition,
     deep_latent_gaussian_model,
     gaussian_belief_net,
+    hamiltonian_vae,
+    information_bottleneck,
     ladder_vae,
+    lossy_vae,
+    posteriors,
+    priors,
+    skip_deep_generative_model,
     vae,
+    vamp_prior_vae,
 )
+from genjax_models.models.latent.autoregressive import inverse_autoregressive
 from genjax_models.models.markov_chain import as_latent_variable_model, diffusion, from_variances
 from genjax_models.models.transformation import (
     density,
@@ -29,6 +40,7 @@ from genjax_models.networks import (
     attention_encoder,
     convolutional_decoder,
     convolutional_encoder,
+    mlp,
     recurrent_encoder,
     time_mlp,
 )
@@ -119,11 +131,75 @@ def _auto_encoder(encoder: Any = None, **settings: Any) -> Case:
     return Case(auto_encoder(encoder=encoder, **settings), grid(17, 8), np.isfinite)
 
 
+def _iaf() -> Case:
+    posterior = inverse_autoregressive(
+        functools.partial(mlp, 4, (3,)), 2, num_flows=2, hidden=(4,), context_dim=2
+    )
+    return _vae(2, posterior=posterior)
+
+
+def _vamp_prior() -> Case:
+    model = vamp_prior_vae(num_dims=4, latent_dim=2, hidden=(3,), num_pseudo_inputs=3)
+    return Case(model, grid(2, 4), levels(2))
+
+
+def _lossy() -> Case:
+    model = lossy_vae(
+        image_shape=(1, 4), radius=1, latent_dim=2, hidden=(3,), num_features=2, pixel_hidden=(3,)
+    )
+    return Case(model, grid(2, 4), levels(2))
+
+
+def _flow(family: Callable[..., Any], **settings: Any) -> Case:
+    return _vae(2, posterior=family(functools.partial(mlp, 4, (3,)), 2, **settings))
+
+
+def _auxiliary(factory: Callable[..., Any], latent_dims: Any, auxiliary_dims: Any) -> Case:
+    model = factory(num_dims=4, latent_dims=latent_dims, auxiliary_dims=auxiliary_dims, hidden=(4,))
+    return Case(model, grid(2, 4), levels(2))
+
+
+def _hamiltonian() -> Case:
+    model = hamiltonian_vae(
+        num_dims=4, latent_dim=2, hidden=(3,), num_steps=2, num_iterations=2, likelihood="gaussian"
+    )
+    return Case(model, grid(5, 4), np.isfinite)
+
+
+def _labels_through_a_code() -> Case:
+    model = information_bottleneck(num_dims=4, num_classes=3, latent_dim=2, hidden=(5,))
+    of_label = condition(model, jnp.array([0.3, -1.2, 0.7, 0.4]))
+    return Case(of_label, jnp.eye(3), levels(2))
+
+
 MODELS: dict[str, Callable[[], Case]] = {
     "vae, bernoulli": lambda: _vae(2),
     "vae, gaussian": lambda: _vae(5, likelihood="gaussian"),
     "vae, discretized logistic": lambda: _vae(17, likelihood="discretized_logistic", num_levels=17),
     "vae, convolutional": _convolutional_vae,
+    "information bottleneck": _labels_through_a_code,
+    "vae, mixtures of logistics and of Gaussians": lambda: _vae(
+        5,
+        likelihood="discretized_logistic_mixture",
+        num_levels=5,
+        prior=priors.gaussian_mixture(2, 3),
+    ),
+    "vae, categorical, autoregressive prior": lambda: _vae(
+        5,
+        likelihood="categorical",
+        num_levels=5,
+        prior=priors.autoregressive_flow(2, num_flows=2, hidden=(3,)),
+    ),
+    "full covariance posterior": lambda: _flow(posteriors.full_covariance),
+    "planar posterior": lambda: _flow(posteriors.planar, num_flows=2),
+    "radial posterior, shared": lambda: _flow(posteriors.radial, num_flows=2, amortized=False),
+    "sylvester posterior": lambda: _flow(posteriors.sylvester, num_flows=2),
+    "inverse autoregressive posterior": _iaf,
+    "hamiltonian": _hamiltonian,
+    "auxiliary": lambda: _auxiliary(auxiliary_vae, (3, 2), (2, 1)),
+    "skip deep generative": lambda: _auxiliary(skip_deep_generative_model, (2,), (1,)),
+    "vamp prior": _vamp_prior,
+    "lossy auto-encoder": _lossy,
     "belief net": lambda: _hierarchy(gaussian_belief_net),
     "belief net, skips": lambda: _hierarchy(gaussian_belief_net, skip=True),
     "ladder": lambda: _hierarchy(ladder_vae),

@@ -11,12 +11,13 @@ import pytest
 
 from genjax_models.evaluation import log_likelihood
 from genjax_models.interfaces import (
+    AutoEncoder,
     DensityModel,
     EnergyModel,
     ImplicitModel,
     LatentVariableModel,
 )
-from genjax_models.learning import importance_samples, variational
+from genjax_models.learning import importance_samples, reconstruction, variational
 from genjax_models.models.latent import reconstruct, sample
 from tests.registry import MODELS, Case
 from tests.statistics import jit_once
@@ -74,7 +75,26 @@ def of_latent(case: Case, params: Any, key: jax.Array, x: Any) -> tuple[dict, ja
     return drawn, loss, {}
 
 
+def of_auto_encoder(
+    case: Case, params: Any, key: jax.Array, x: Any
+) -> tuple[dict, jax.Array, dict]:
+    noise_key, objective_key, sample_key = jax.random.split(key, 3)
+    noise = reconstruction.gaussian_noise(0.3)
+    loss, metrics = reconstruction.denoising(case.model, noise)(params, objective_key, x)
+    code = case.model.encode(params, noise(noise_key, x))
+    distribution = case.model.decode(params, code)
+    drawn = {
+        "loss": loss,
+        "metrics": metrics,
+        "code": code,
+        "sample": distribution.sample(seed=sample_key),
+        "mean": distribution.mean(),
+    }
+    return drawn, loss, {"code_of_example": case.model.encode(params, x)}
+
+
 SHAPES = {
+    AutoEncoder: of_auto_encoder,
     DensityModel: of_density,
     EnergyModel: of_energy,
     ImplicitModel: of_implicit,

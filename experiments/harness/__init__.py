@@ -1,5 +1,6 @@
 """Everything impure: settings, data, the loop, checkpoints, metrics, pictures, the run's folder."""
 
+from experiments.harness.auto_encoder import AutoEncoderEvaluator
 from experiments.harness.data import Dataset, load
 from experiments.harness.density import DensityEvaluator, draw_samples
 from experiments.harness.evaluate import bits_per_dim, map_examples, measurement, metric
@@ -21,6 +22,7 @@ from experiments.harness.settings import Settings, check_positive, command_line
 from experiments.harness.variational import VariationalSettings, num_levels, run_variational
 
 __all__ = [
+    "AutoEncoderEvaluator",
     "Dataset",
     "DensityEvaluator",
     "Evaluator",

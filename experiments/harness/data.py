@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import arrays, points, tfds
+from experiments.harness import arrays, dsprites, points, tfds
 from experiments.harness.arrays import SPLITS, Source, Split
 
 _NUM_LEVELS: dict[str, int | None] = {
@@ -27,6 +27,7 @@ _NUM_LEVELS: dict[str, int | None] = {
     "mnist": 256,
     "fashion_mnist": 256,
     "binarized_mnist": 2,
+    "dsprites": 2,
     "half_moons": None,
     "ring": None,
 }
@@ -36,6 +37,8 @@ _PROTOCOLS: dict[str, dict[str, tuple[str, ...]]] = {
     "grey": {
         "bernoulli": ("dynamic", "static", "threshold"),
         "discretized_logistic": ("grey",),
+        "discretized_logistic_mixture": ("grey",),
+        "categorical": ("grey",),
         "discretized_gaussian": ("grey",),
         "dequantized": ("grey",),
         "gaussian": ("grey",),
@@ -118,10 +121,11 @@ def load(
     - real, if they are other floats.
 
     Args:
-      name: "digits", "mnist", "fashion_mnist", "binarized_mnist", "half_moons", "ring" or the path
-        of a file.
-      likelihood: "bernoulli" of binary values; "discretized_logistic", "discretized_gaussian" or
-        "dequantized" of grey levels; "gaussian" of real values (or grey ones, as a density); or
+      name: "digits", "mnist", "fashion_mnist", "binarized_mnist", "dsprites", "half_moons", "ring"
+        or the path of a file.
+      likelihood: "bernoulli" of binary values; "discretized_logistic",
+        "discretized_logistic_mixture", "categorical", "discretized_gaussian" or "dequantized" of
+        grey levels; "gaussian" of real values (or grey ones, as a density); or
         "none", for a model that has no likelihood.
       protocol: None chooses the only one that fits; or "dynamic" for a Bernoulli on one of the grey
         data sets above. On a user's grey levels a Bernoulli needs its protocol by name.
@@ -147,6 +151,7 @@ def load(
     protocol = _choose_protocol(name, _NUM_LEVELS[name], likelihood, protocol)
     embedded = {
         "digits": _read_digits,
+        "dsprites": lambda: dsprites.read(data_dir)[0],
         "half_moons": points.read_half_moons,
         "ring": points.read_ring,
     }

@@ -9,18 +9,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.harness import pictures
+from experiments.harness import latent_measures, pictures
 from experiments.harness.data import Dataset
 from experiments.harness.evaluate import map_examples, metric
 from experiments.harness.mesh import is_main_process, to_host
 from experiments.harness.run import Run
-from genjax_models.evaluation import BoundEstimate, LogLikelihood, bound_estimate, log_likelihood
+from genjax_models.evaluation import (
+    BoundEstimate,
+    LogLikelihood,
+    bound_estimate,
+    layer_rates,
+    log_likelihood,
+)
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
 from genjax_models.models import latent
 
 _BATCH_SIZE = 100
 _MAX_BOUND_EXAMPLES = 10_000
 _NUM_PICTURED = 100
+_MAX_LATENT_EXAMPLES = 500
+_MAX_MONITORED_EXAMPLES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +59,19 @@ class LatentEvaluator:
 
     def monitor(self, state: Any) -> dict[str, float]:
         """What the learning curves show beside the training loss."""
-        return {"validation_bound": self.measure_bound(state.params, "validation")["value"]}
+        bound = self.measure_bound(state.params, "validation")["value"]
+        examples = self.dataset.validation.x
+        measures = self._monitored_latents(state.params, self._latent_key(), examples)
+        return {"validation_bound": bound} | latent_measures.monitored(measures)
 
     def evaluate(self, state: Any) -> dict[str, Any]:
-        """The `metrics` of result.json: bounds, and log p(x) by importance sampling."""
+        """The `metrics` of result.json: bounds, log p(x), and what the latents carry."""
+        measures = self._latents(state.params, self._latent_key(), self.dataset.test.x)
         return {
             "train_bound": self.measure_bound(state.params, "train"),
             "test_bound": self.measure_bound(state.params, "test"),
             "test_log_likelihood": self.measure_log_likelihood(state.params),
+            **latent_measures.entries(measures),
         }
 
     def measure_bound(self, params: Params, split: str) -> dict[str, Any]:
@@ -91,6 +104,22 @@ class LatentEvaluator:
             bound="lower",
         )
 
+    def _latent_key(self) -> Key:
+        # No example has this number.
+        return jax.random.fold_in(self.key, 2**32 - 1)
+
+    @functools.cached_property
+    def _latents(self) -> Callable[..., latent_measures.LatentMeasures]:
+        return latent_measures.measure_latents(
+            self.model, self.mesh, max_examples=_MAX_LATENT_EXAMPLES, num_samples=64
+        )
+
+    @functools.cached_property
+    def _monitored_latents(self) -> Callable[..., latent_measures.LatentMeasures]:
+        return latent_measures.measure_latents(
+            self.model, self.mesh, max_examples=_MAX_MONITORED_EXAMPLES, num_samples=64
+        )
+
     @functools.cached_property
     def _bound(self) -> Callable[..., Any]:
         return map_examples(self._bound_of_one, self.mesh, batch_size=_BATCH_SIZE)
@@ -114,7 +143,7 @@ class LatentEvaluator:
             return
         params = to_host(state.params)  # One process draws, on a device of its own.
         shape = self.dataset.example_shape
-        sample_key, reconstruct_key = jax.random.split(self.key)
+        sample_key, reconstruct_key, layers_key = jax.random.split(self.key, 3)
         keys = jax.random.split(sample_key, _NUM_PICTURED)
         samples = jax.jit(
             jax.vmap(lambda key: latent.sample(self.model, params, key, mean=self.picture_means))
@@ -133,18 +162,25 @@ class LatentEvaluator:
             run.path / "reconstructions.png", originals, np.asarray(reconstructions), shape
         )
         names = {"bound": "training bound", "validation_bound": "validation bound"}
-        pictures.save_curves(run.path / "curves.png", run.records(), names)
+        layers = self._layer_rates(params, layers_key)
+        latent_measures.save_latent_curves(run.path / "curves.png", run.records(), names, layers)
         self._draw_plane(params, run)
+
+    def _layer_rates(self, params: Params, key: Key) -> tuple[np.ndarray, ...]:
+        """KL of each layer for the first test examples, by dimension where there is such a form."""
+        xs = self.dataset.test.x[:_MAX_LATENT_EXAMPLES].astype(np.float32)
+        of_example = functools.partial(layer_rates, self.model, params)
+        layers = jax.jit(jax.vmap(of_example))(jax.random.split(key, len(xs)), xs)
+        return tuple(np.asarray(layer) for layer in layers)
 
     def _draw_plane(self, params: Params, run: Run) -> None:
         """The latent plane, where z has two dimensions."""
         test = self.dataset.test
         xs = test.x.astype(np.float32)
-        if not hasattr(self.model.posterior(params, xs[0]), "mean"):
+        posterior = self.model.posterior(params, xs[0])
+        if not hasattr(posterior, "mean") or np.shape(_mean(posterior)) != (2,):
             return
         codes = jax.jit(jax.vmap(lambda x: _mean(self.model.posterior(params, x))))(xs)
-        if codes.shape != (len(xs), 2):
-            return
         decode = jax.jit(jax.vmap(lambda z: _mean(self.model.likelihood(params, z))))
         pictures.save_manifold(run.path / "manifold.png", decode, self.dataset.example_shape)
         pictures.save_embedding(run.path / "embedding.png", np.asarray(codes), test.labels)

@@ -66,6 +66,22 @@ def save_curves(
     """
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    draw_curves(axes, records, names, ylabel=ylabel)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def draw_curves(
+    axes: Any, records: Sequence[Mapping[str, Any]], names: Mapping[str, str], *, ylabel: str
+) -> None:
+    """The same on axes that are there.
+
+    Args:
+        axes: of matplotlib.
+        records: of the run, each with "step".
+        names: the metrics to draw, and what to call each.
+        ylabel: what they are.
+    """
     drawn: list[float] = []
     for name, label in names.items():
         points = [(record["step"], record[name]) for record in records if name in record]
@@ -80,8 +96,6 @@ def save_curves(
     axes.set_ylabel(ylabel)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def save_points(path: Path, sets: Mapping[str, np.ndarray]) -> None:

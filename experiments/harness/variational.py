@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.harness.data import Dataset
 from experiments.harness.experiment import data_shape, prepare, run_experiment, steps_per_epoch
 from experiments.harness.latent import LatentEvaluator
 from experiments.harness.settings import Settings, check_positive
-from genjax_models.interfaces import Algorithm, LatentVariableModel, Objective
+from genjax_models.interfaces import Algorithm, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import NVIL, bounds, variational
 from genjax_models.learning.bounds import Bound, SplitBound
+from genjax_models.models import likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
 
 
@@ -24,7 +26,13 @@ from genjax_models.training import gradient_descent, stateful_gradient_descent
 class VariationalSettings(Settings):
     """What such an experiment can be told; its own settings derive from this."""
 
-    likelihood: Literal["bernoulli", "gaussian", "discretized_logistic"] = "bernoulli"
+    likelihood: Literal[
+        "bernoulli",
+        "gaussian",
+        "discretized_logistic",
+        "discretized_logistic_mixture",
+        "categorical",
+    ] = "bernoulli"
     """p(x | z): of binary data, real data, or grey levels."""
     bound: Literal[
         "elbo", "iwae", "renyi", "vr_max", "tvo", "jackknife", "miwae", "ciwae", "piwae"
@@ -86,7 +94,7 @@ class VariationalSettings(Settings):
 
 def num_levels(settings: VariationalSettings, data: dict[str, Any]) -> int | None:
     """What a model with the settings' likelihood takes as `num_levels`."""
-    return data["num_levels"] if settings.likelihood == "discretized_logistic" else None
+    return data["num_levels"] if likelihoods.needs_num_levels(settings.likelihood) else None
 
 
 def run_variational(
@@ -97,6 +105,8 @@ def run_variational(
     name: str,
     objective: Callable[[LatentVariableModel], Objective] | None = None,
     schedules: Callable[[int], dict[str, optax.Schedule]] | None = None,
+    start: Callable[[Dataset], Callable[[Params], Params]] | None = None,
+    picture_means: bool = True,
 ) -> Path:
     """Train a latent-variable model by a bound, evaluate it and draw from it.
 
@@ -108,6 +118,9 @@ def run_variational(
         objective: `objective(model) -> objective`; by default the bound that the settings name.
         schedules: `schedules(steps_per_epoch) -> schedules` of the objective's keywords; by
             default beta's.
+        start: `start(dataset)` is a function from the model's own initial parameters to those with
+            which training begins.
+        picture_means: whether the pictures show E[x | z] rather than draws of x.
 
     Returns:
         The run's folder.
@@ -115,8 +128,9 @@ def run_variational(
     dataset, mesh = prepare(settings, likelihood=settings.likelihood)
     per_epoch = steps_per_epoch(settings, dataset)
     model = build_model(settings, data_shape(dataset))
+    begin = (lambda params: params) if start is None else start(dataset)
     algorithm = build_algorithm(
-        settings, model, per_epoch, objective=objective, schedules=schedules
+        settings, model, per_epoch, objective=objective, schedules=schedules, begin=begin
     )
     bound_name, bound = reported_bound(settings)
     evaluator = LatentEvaluator(
@@ -128,6 +142,7 @@ def run_variational(
         bound_name=bound_name,
         num_samples=settings.num_samples,
         evaluation_samples=settings.evaluation_samples,
+        picture_means=picture_means,
     )
     return run_experiment(
         experiment,
@@ -148,8 +163,13 @@ def build_algorithm(
     *,
     objective: Callable[[LatentVariableModel], Objective] | None = None,
     schedules: Callable[[int], dict[str, optax.Schedule]] | None = None,
+    begin: Callable[[Params], Params] = lambda params: params,
 ) -> Algorithm:
-    """Adam on the bound or another objective, with the schedules of its keywords."""
+    """Adam on the bound or another objective, from what `begin` makes of the model's own start."""
+
+    def init(key: Key) -> Params:
+        return begin(model.init(key))
+
     num_steps = settings.num_epochs * steps_per_epoch
     optimizer = optax.adam(learning_rate(settings, num_steps), eps=settings.adam_epsilon)
     if schedules is None:
@@ -170,7 +190,7 @@ def build_algorithm(
             )
         stateful = variational(model, estimator=NVIL(), **options)
         return stateful_gradient_descent(
-            stateful.objective, optimizer, model.init, stateful.init_state, schedules=scheduled
+            stateful.objective, optimizer, init, stateful.init_state, schedules=scheduled
         )
     if objective is None:
         minimized = variational(model, estimator=settings.estimator, **options)
@@ -179,7 +199,7 @@ def build_algorithm(
     return gradient_descent(
         minimized,
         optimizer,
-        model.init,
+        init,
         schedules=scheduled,
         microbatch_size=settings.microbatch_size,
     )

@@ -5,21 +5,25 @@ Each is over one event, whatever its shape: `log_prob` is a sum over all dimensi
 least.
 """
 
+from genjax_models.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.chain import Chain, Reversed, sample_and_log_prob
 from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
 from genjax_models.distributions.divergences import kl_divergence, kl_per_dimension
+from genjax_models.distributions.factorized import log_prob_per_dimension
 from genjax_models.distributions.full_covariance_gaussian import FullCovarianceGaussian
 from genjax_models.distributions.gaussian import DiagonalGaussian
 from genjax_models.distributions.gaussian_mixture import GaussianMixture
 from genjax_models.distributions.grey_levels import CategoricalLevels, DiscretizedLogisticMixture
+from genjax_models.distributions.one_hot_categorical import OneHotCategorical
 from genjax_models.distributions.pullback import Pullback
 from genjax_models.distributions.rank_one_gaussian import RankOneGaussian
 from genjax_models.distributions.reparameterization import is_reparameterized
 from genjax_models.distributions.transformed import Marginal, Pushforward
 
 __all__ = [
+    "AutoregressiveBernoulli",
     "Bernoulli",
     "CategoricalLevels",
     "Chain",
@@ -30,6 +34,7 @@ __all__ = [
     "FullCovarianceGaussian",
     "GaussianMixture",
     "Marginal",
+    "OneHotCategorical",
     "Pullback",
     "Pushforward",
     "RankOneGaussian",
@@ -37,5 +42,6 @@ __all__ = [
     "is_reparameterized",
     "kl_divergence",
     "kl_per_dimension",
+    "log_prob_per_dimension",
     "sample_and_log_prob",
 ]

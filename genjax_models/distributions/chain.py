@@ -65,6 +65,13 @@ class Chain(NamedTuple):
                 f" {f'one of {len(value)}' if isinstance(value, tuple) else type(value).__name__}"
             )
         layers = [conditional(value[:i]) for i, conditional in enumerate(self._conditionals())]
+        for layer in layers:
+            if not hasattr(layer, "log_prob"):
+                raise TypeError(
+                    f"log_prob of a chain needs that of every layer, which a {type(layer).__name__}"
+                    " does not have: use sample_and_log_prob"
+                    ' (estimator="pathwise" in `learning.variational`)'
+                )
         return _stack(layer.log_prob(v) for layer, v in zip(layers, value, strict=True))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Event, Array]:

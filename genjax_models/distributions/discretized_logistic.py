@@ -52,18 +52,7 @@ class DiscretizedLogistic(NamedTuple):
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, levels k/(L-1) of the locations' shape, a scalar in nats."""
         value = at_least_float32(check_event(value, self.loc))
-        width, precision = self._width(), self._precision()
-        centred = value - self.loc
-        # Half a level inside the edge, so that rounding of k/(L-1) does not matter.
-        is_lowest, is_highest = value < width / 2, value > 1 - width / 2
-        log_below_upper = -softplus(-(centred + width / 2) * precision)
-        log_above_lower = -softplus((centred - width / 2) * precision)
-        log_inside = _log1mexp_of_exp(jnp.log(width) - at_least_float32(self.log_scale))
-        return sum_event(
-            jnp.where(is_highest, 0, log_below_upper)
-            + jnp.where(is_lowest, 0, log_above_lower)
-            + jnp.where(is_lowest | is_highest, 0, log_inside)
-        )
+        return sum_event(log_mass(value, self.loc, self.log_scale, self.num_levels))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-probability."""
@@ -72,7 +61,8 @@ class DiscretizedLogistic(NamedTuple):
 
     def mean(self) -> Array:
         """E[x] = w sum_k P(x >= k w) over the levels k = 1, ..., L-1; exact, one pass a level."""
-        loc, width, precision = at_least_float32(self.loc), self._width(), self._precision()
+        loc, width = at_least_float32(self.loc), _width(self.num_levels, self.loc)
+        precision = _precision(self.log_scale)
 
         def add_level(k: Array, total: Array) -> Array:
             return total + jax.nn.sigmoid((loc - (k - 0.5) * width) * precision)
@@ -80,11 +70,39 @@ class DiscretizedLogistic(NamedTuple):
         total = jax.lax.fori_loop(1, self.num_levels, add_level, jnp.zeros_like(loc))
         return (width * total).astype(jnp.result_type(self.loc))
 
-    def _width(self) -> Array:
-        return 1 / (jnp.asarray(self.num_levels, at_least_float32(self.loc).dtype) - 1)
 
-    def _precision(self) -> Array:
-        return jnp.exp(jnp.minimum(-at_least_float32(self.log_scale), _MAX_LOG_PRECISION))
+def log_mass(value: Array, loc: Array, log_scale: Array, num_levels: int | Array) -> Array:
+    """log P(x) of one variable, elementwise; see `DiscretizedLogistic`.
+
+    Args:
+        value: levels k/(L-1), in float32 at least.
+        loc: m.
+        log_scale: log s.
+        num_levels: L.
+
+    Returns:
+        Log-probabilities in nats, of the shape to which the others broadcast.
+    """
+    width, precision = _width(num_levels, loc), _precision(log_scale)
+    centred = value - loc
+    # Half a level inside the edge, so that rounding of k/(L-1) does not matter.
+    is_lowest, is_highest = value < width / 2, value > 1 - width / 2
+    log_below_upper = -softplus(-(centred + width / 2) * precision)
+    log_above_lower = -softplus((centred - width / 2) * precision)
+    log_inside = _log1mexp_of_exp(jnp.log(width) - at_least_float32(log_scale))
+    return (
+        jnp.where(is_highest, 0, log_below_upper)
+        + jnp.where(is_lowest, 0, log_above_lower)
+        + jnp.where(is_lowest | is_highest, 0, log_inside)
+    )
+
+
+def _width(num_levels: int | Array, loc: Array) -> Array:
+    return 1 / (jnp.asarray(num_levels, at_least_float32(loc).dtype) - 1)
+
+
+def _precision(log_scale: Array) -> Array:
+    return jnp.exp(jnp.minimum(-at_least_float32(log_scale), _MAX_LOG_PRECISION))
 
 
 def _log1mexp_of_exp(t: Array) -> Array:

@@ -1,7 +1,27 @@
 """How good a model is, with error bars."""
 
 from genjax_models.evaluation.certificates import GradientCertificate, certify_gradient
+from genjax_models.evaluation.disentanglement import (
+    DCI,
+    bin_codes,
+    dci,
+    discrete_mutual_information,
+    informativeness,
+    mutual_information_gap,
+)
 from genjax_models.evaluation.estimates import Estimate, mean_estimate
+from genjax_models.evaluation.fixed_factor import beta_vae_score, factor_vae_score
+from genjax_models.evaluation.inference_gap import InferenceGap, inference_gap
+from genjax_models.evaluation.latents import (
+    ActiveUnits,
+    PosteriorMean,
+    RateEstimate,
+    RateParts,
+    active_units,
+    layer_rates,
+    posterior_mean,
+    rate_parts,
+)
 from genjax_models.evaluation.likelihood import (
     BoundEstimate,
     LogLikelihood,
@@ -19,21 +39,39 @@ from genjax_models.evaluation.two_sample import (
 )
 
 __all__ = [
+    "DCI",
+    "ActiveUnits",
     "BoundEstimate",
     "Estimate",
     "GradientCertificate",
+    "InferenceGap",
     "LogLikelihood",
     "ModeCoverage",
     "Moments",
+    "PosteriorMean",
+    "RateEstimate",
+    "RateParts",
     "SquaredMMD",
     "TwoSampleTest",
+    "active_units",
+    "beta_vae_score",
+    "bin_codes",
     "bound_estimate",
     "certify_gradient",
+    "dci",
+    "discrete_mutual_information",
+    "factor_vae_score",
+    "inference_gap",
+    "informativeness",
+    "layer_rates",
     "log_likelihood",
     "mean_estimate",
     "median_distance",
     "mmd_test",
     "mode_coverage",
     "moments",
+    "mutual_information_gap",
+    "posterior_mean",
+    "rate_parts",
     "squared_mmd",
 ]

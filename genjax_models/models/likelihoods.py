@@ -4,8 +4,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
-from genjax_models.distributions import Bernoulli, DiagonalGaussian, DiscretizedLogistic
+from genjax_models.distributions import (
+    Bernoulli,
+    CategoricalLevels,
+    DiagonalGaussian,
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+)
 from genjax_models.interfaces import Array, Distribution, Key, Params
 
 
@@ -65,8 +72,7 @@ def discretized_logistic(num_levels: int) -> Likelihood:
     Raises:
         ValueError: fewer than two levels.
     """
-    if num_levels < 2:
-        raise ValueError(f"num_levels must be at least 2, got {num_levels}")
+    _check_num_levels(num_levels)
 
     def distribution(params: Params, outputs: Array) -> Distribution:
         loc, log_scale = jnp.split(outputs, 2)
@@ -75,12 +81,82 @@ def discretized_logistic(num_levels: int) -> Likelihood:
     return Likelihood(2, lambda key: {}, distribution)
 
 
+def discretized_logistic_mixture(num_levels: int, num_components: int = 5) -> Likelihood:
+    """Grey levels k/(L-1) in [0, 1], each of a mixture of discretised logistics.
+
+    The outputs are log weights, locations and log scales, a block of num_dims for each component
+    of each. The locations start evenly spaced in [0, 1], the scales around e^-2 / num_components.
+
+    Args:
+        num_levels: L, e.g. 17 for scikit-learn's digits and 256 for MNIST.
+        num_components: logistics of each dimension's mixture.
+
+    Returns:
+        The likelihood, with 3 * num_components outputs for each dimension.
+
+    Raises:
+        ValueError: fewer than two levels, or no component.
+
+    Source: Salimans et al. 2017 (PixelCNN++), section 2.1.
+    """
+    _check_num_levels(num_levels)
+    if num_components < 1:
+        raise ValueError(f"num_components must be at least 1, got {num_components}")
+    start = ((np.arange(num_components) + 0.5) / num_components)[:, None]
+
+    def distribution(params: Params, outputs: Array) -> Distribution:
+        logits, loc, log_scale = outputs.reshape(3, num_components, -1)
+        log_scale = log_scale - 2.0 - np.log(num_components)
+        return DiscretizedLogisticMixture(logits, loc + start, log_scale, num_levels)
+
+    return Likelihood(3 * num_components, lambda key: {}, distribution)
+
+
+def categorical(num_levels: int) -> Likelihood:
+    """Grey levels k/(L-1) in [0, 1], with a probability of its own for each; outputs are logits.
+
+    Nothing says that neighbouring levels are alike, and 256 levels make the decoder's last layer
+    256 times as large as that of a Bernoulli.
+
+    Args:
+        num_levels: L, e.g. 17 for scikit-learn's digits and 256 for MNIST.
+
+    Returns:
+        The likelihood, with num_levels outputs for each dimension.
+
+    Raises:
+        ValueError: fewer than two levels.
+
+    Source: van den Oord et al. 2016 (Pixel recurrent neural networks), section 2.2.
+    """
+    _check_num_levels(num_levels)
+    return Likelihood(
+        num_levels,
+        lambda key: {},
+        lambda params, outputs: CategoricalLevels(outputs.reshape(num_levels, -1)),
+    )
+
+
+_PLAIN: dict[str, Callable[[], Likelihood]] = {"bernoulli": bernoulli, "gaussian": gaussian}
+_OF_LEVELS: dict[str, Callable[[int], Likelihood]] = {
+    "discretized_logistic": discretized_logistic,
+    "discretized_logistic_mixture": discretized_logistic_mixture,
+    "categorical": categorical,
+}
+
+
+def needs_num_levels(name: str) -> bool:
+    """Whether the likelihood of this name is of grey levels, and `by_name` wants their number."""
+    return name in _OF_LEVELS
+
+
 def by_name(name: str, *, num_levels: int | None = None) -> Likelihood:
     """A likelihood by its name.
 
     Args:
-        name: "bernoulli", "gaussian" or "discretized_logistic".
-        num_levels: number of grey levels; for "discretized_logistic" only, which needs it.
+        name: "bernoulli" or "gaussian"; or, of grey levels, "discretized_logistic",
+            "discretized_logistic_mixture" (of five components) or "categorical".
+        num_levels: number of grey levels; for the likelihoods of grey levels, which need it.
 
     Returns:
         The likelihood.
@@ -88,20 +164,18 @@ def by_name(name: str, *, num_levels: int | None = None) -> Likelihood:
     Raises:
         ValueError: an unknown name, or `num_levels` missing or out of place.
     """
-    if name == "discretized_logistic":
+    if name in _OF_LEVELS:
         if num_levels is None:
             raise ValueError(
-                'likelihood "discretized_logistic" needs num_levels, the number of grey levels'
-                " (17 for digits, 256 for MNIST)"
+                f'likelihood "{name}" needs num_levels, the number of grey levels (17 for digits,'
+                " 256 for MNIST)"
             )
-        return discretized_logistic(num_levels)
-    factories = {"bernoulli": bernoulli, "gaussian": gaussian}
-    if name not in factories:
-        names = [*factories, "discretized_logistic"]
-        raise ValueError(f"likelihood must be one of {names}, got {name!r}")
+        return _OF_LEVELS[name](num_levels)
+    if name not in _PLAIN:
+        raise ValueError(f"likelihood must be one of {[*_PLAIN, *_OF_LEVELS]}, got {name!r}")
     if num_levels is not None:
-        raise ValueError(f'num_levels is for likelihood "discretized_logistic", not {name!r}')
-    return factories[name]()
+        raise ValueError(f"num_levels is for likelihood {' or '.join(_OF_LEVELS)}, not {name!r}")
+    return _PLAIN[name]()
 
 
 def resolve(likelihood: str | Likelihood, *, num_levels: int | None = None) -> Likelihood:
@@ -122,3 +196,8 @@ def resolve(likelihood: str | Likelihood, *, num_levels: int | None = None) -> L
     if num_levels is not None:
         raise ValueError("num_levels is for a likelihood that is given by its name")
     return likelihood
+
+
+def _check_num_levels(num_levels: int) -> None:
+    if num_levels < 2:
+        raise ValueError(f"num_levels must be at least 2, got {num_levels}")

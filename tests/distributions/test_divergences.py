@@ -15,6 +15,7 @@ from genjax_models.distributions import (
     DiagonalGaussian,
     DiscretizedLogistic,
     kl_divergence,
+    kl_per_dimension,
 )
 from tests import oracles
 from tests.statistics import assert_mean
@@ -160,3 +161,21 @@ def test_an_unknown_pair_names_the_remedy() -> None:
             kl_divergence(*pair)
     with pytest.raises(TypeError, match="object"):
         kl_divergence(object(), object())
+
+
+def test_dimensions_that_are_independent_make_up_the_whole() -> None:
+    """Each against the divergence of that dimension alone."""
+    gaussians = [DiagonalGaussian(LOC[name], jnp.array([0.3, -0.2, 0.1])) for name in "qp"]
+    bernoullis = [Bernoulli(LOC[name]) for name in "qp"]
+    for q, p in (gaussians, bernoullis):
+        each = kl_per_dimension(q, p)
+        assert each.shape == (3,)
+        alone = [
+            kl_divergence(*(jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], d) for d in (q, p)))
+            for i in range(3)
+        ]
+        np.testing.assert_allclose(each, alone, rtol=1e-6)
+    shared = DiagonalGaussian(LOC["q"], jnp.array(0.3))
+    assert kl_per_dimension(shared, gaussians[1]).shape == (3,)
+    with pytest.raises(TypeError, match=r"KL\(DiagonalGaussian \|\| Bernoulli\) has no closed"):
+        kl_per_dimension(gaussians[0], bernoullis[1])

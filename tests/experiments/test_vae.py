@@ -28,6 +28,10 @@ ON_DIGITS = {
     "learning_rate_schedule": "constant",
     "evaluation_samples": 50,
 }
+BOUNDS = {"train_bound", "test_bound", "test_log_likelihood"}
+LATENT_MEASURES = {
+    *("test_active_units", "test_kl_divergence", "test_mutual_information", "test_marginal_kl"),
+}
 PICTURES = {"samples.png", "reconstructions.png", "curves.png"}
 PICTURES_OF_A_PLANE = {"manifold.png", "embedding.png"}
 
@@ -83,8 +87,11 @@ def test_the_result_says_what_was_measured_and_how(digits):
         "split": "stratified 80/10/10, seed 0",
         "num_examples": {"train": 1437, "validation": 180, "test": 180},
     }
-    assert set(result["metrics"]) == {"train_bound", "test_bound", "test_log_likelihood"}
-    for name, metric in result["metrics"].items():
+    metrics = result["metrics"]
+    assert set(metrics) == BOUNDS | LATENT_MEASURES
+    for name, metric in metrics.items():
+        if name in LATENT_MEASURES:
+            continue
         assert set(metric) == {
             *("value", "standard_error", "monte_carlo_error"),
             *("estimator", "num_samples", "bound", "unit"),
@@ -96,14 +103,44 @@ def test_the_result_says_what_was_measured_and_how(digits):
         assert metric["bound"] == "lower"
     assert (result["seed"], result["steps"]) == (0, 200 * 14)
     assert result["command"] == (
-        "python -m experiments.vae --latent-dim 2 --hidden 64 --num-epochs 200"
+        "python -m experiments.vae --num-epochs 200"
         " --learning-rate 0.01 --learning-rate-schedule constant --evaluation-samples 50"
+        " --latent-dim 2 --hidden 64"
     )
     assert set(result["seconds"]) == {"compile", "train", "evaluate"}
     assert all(seconds > 0 for seconds in result["seconds"].values())
     assert result["device"]
     assert result["versions"]["jax"] == jax.__version__
     assert {"python", "flax", "optax", "distrax", "numpy"} <= set(result["versions"])
+
+
+def test_the_result_says_what_the_latents_carry(digits):
+    """The numbers of the library on the loaded model, and identities between them."""
+    model, params, _ = harness.load_run(digits)
+    xs = harness.load("digits", likelihood="bernoulli").test.x.astype(np.float32)
+    metrics = read_json(digits / "result.json")["metrics"]
+    kl, units = metrics["test_kl_divergence"], metrics["test_active_units"]
+    layers = jax.jit(
+        jax.vmap(lambda x: evaluation.layer_rates(model, params, jax.random.key(0), x))
+    )(xs)
+    np.testing.assert_allclose(kl["per_dimension"][0], layers[0].mean(axis=0), rtol=1e-4)
+    assert kl["value"] == pytest.approx(sum(kl["per_dimension"][0]), rel=1e-4)
+    assert kl["per_layer"] == pytest.approx([kl["value"]], rel=1e-4)
+    assert (units["value"], units["unit"]) == (2, "units")
+    assert len(units["variances"]) == 2 and min(units["variances"]) > units["threshold"]
+    information, marginal = metrics["test_mutual_information"], metrics["test_marginal_kl"]
+    assert information["bound"] == "lower" and marginal["bound"] == "upper"
+    assert 1 < information["value"] < information["largest_possible"] == pytest.approx(np.log(180))
+    assert information["upper_bound"] > information["value"]
+    error = kl["standard_error"] + marginal["standard_error"]
+    # The parts are of one draw for each example, the whole is in closed form.
+    assert abs(information["value"] + marginal["value"] - kl["value"]) < 5 * error < 1
+    parts = marginal["total_correlation"] + sum(marginal["per_dimension"])
+    assert marginal["value"] == pytest.approx(parts, abs=1e-4)
+    last = records_of(digits)[-1]
+    assert last["active_units"] == 2
+    assert last["validation_kl"] == pytest.approx(kl["value"], rel=0.2)
+    assert 1 < last["validation_mutual_information"] < np.log(180)
 
 
 def test_the_result_of_the_users_own_data(own_data):
@@ -308,7 +345,9 @@ def tiny(estimator: str) -> Algorithm:
     return variational.build_algorithm(settings, model, steps_per_epoch=5)
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretized_logistic"])
+@pytest.mark.parametrize(
+    "likelihood", typing.get_args(typing.get_type_hints(Settings)["likelihood"])
+)
 @pytest.mark.parametrize("network", ["mlp", "convolutional"])
 def test_every_network_serves_every_likelihood(network, likelihood):
     settings = Settings(network=network, likelihood=likelihood, latent_dim=3, hidden=(4,))

@@ -10,6 +10,7 @@ import numpy as np
 from genjax_models.distributions import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.interfaces import Array, DensityModel, Key, Params
+from genjax_models.networks.masked_mlp import check_ordering
 from genjax_models.networks.rows import rows_dot_general
 
 # Dimensions whose hidden units are computed together. The product within a block costs twice this
@@ -53,7 +54,7 @@ def nade(
     for name, size in (("num_dims", num_dims), ("hidden_dim", hidden_dim)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    order = None if ordering is None else _check_ordering(ordering, num_dims)
+    order = None if ordering is None else check_ordering(ordering, num_dims)
 
     def init(key: Key) -> Params:
         input_key, output_key = jax.random.split(key)
@@ -134,15 +135,3 @@ def _draws(dimensions: _Dimensions, hidden_bias: Array, uniforms: Array) -> Arra
         return pre_activation + x * own.input_weights, x
 
     return jax.lax.scan(draw, hidden_bias, (dimensions, uniforms))[1]
-
-
-def _check_ordering(ordering: Sequence[int], num_dims: int) -> np.ndarray:
-    order = np.asarray(ordering)
-    if not np.issubdtype(order.dtype, np.integer):
-        raise TypeError(f"ordering must be of integers, got {order.dtype}")
-    if order.ndim != 1 or not np.array_equal(np.sort(order), np.arange(num_dims)):
-        raise ValueError(
-            f"ordering must have each dimension 0..{num_dims - 1} once,"
-            f" got {np.array2string(order, threshold=20)}"
-        )
-    return order

@@ -73,7 +73,14 @@ def of_layers(conditional: Conditional, *, skip: bool = False) -> Conditional:
 
 
 def independent(layers: Sequence[Distribution]) -> Chain:
-    """Layers that do not depend on each other, as a chain."""
+    """Layers that do not depend on each other, as a chain.
+
+    Args:
+        layers: their distributions, the top one in front.
+
+    Returns:
+        The chain.
+    """
     return Chain(layers[0], tuple(Partial(_constant, layer) for layer in layers[1:]))
 
 
@@ -97,7 +104,13 @@ def merge(evidence: DiagonalGaussian, prior: DiagonalGaussian) -> DiagonalGaussi
 
 
 def check_layers(latent_dims: Sequence[int], hidden: Sequence[int], num_hidden_layers: int) -> None:
-    """Raise a `ValueError` unless there is one size of hidden layers for each layer of latents."""
+    """Raise a `ValueError` unless there is one size of hidden layers for each layer of latents.
+
+    Args:
+        latent_dims: sizes of the layers of latents.
+        hidden: units of the hidden layers below each of them.
+        num_hidden_layers: how many hidden layers there are in each of these places.
+    """
     check_sizes(latent_dims=tuple(latent_dims), hidden=tuple(hidden))
     if not hasattr(num_hidden_layers, "__index__") or num_hidden_layers < 0:
         raise ValueError(f"num_hidden_layers must be an integer >= 0, got {num_hidden_layers}")
@@ -109,12 +122,28 @@ def check_layers(latent_dims: Sequence[int], hidden: Sequence[int], num_hidden_l
 
 
 def activated(network: Network, activation: Activation) -> Network:
-    """The network with an activation after its last layer."""
+    """The network with an activation after its last layer.
+
+    Args:
+        network: any.
+        activation: elementwise.
+
+    Returns:
+        The network, with the same parameters.
+    """
     return Network(network.init, lambda params, inputs: activation(network.apply(params, inputs)))
 
 
 def init_all(layers: Sequence[Conditional | Network], key: Key) -> Params:
-    """The parameters of every layer, as a tuple."""
+    """The parameters of every layer.
+
+    Args:
+        layers: conditionals or networks.
+        key: PRNG key.
+
+    Returns:
+        A tuple of theirs.
+    """
     keys = jax.random.split(key, len(layers)) if layers else ()
     return tuple(layer.init(key) for layer, key in zip(layers, keys, strict=True))
 

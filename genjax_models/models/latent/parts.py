@@ -139,7 +139,11 @@ def decoder(network: Network, observation: Likelihood) -> Conditional:
 
 
 def check_sizes(**sizes: int | tuple[int, ...]) -> None:
-    """Raise a `ValueError` that names the argument unless every size is at least 1."""
+    """Raise a `ValueError` that names the argument unless every size is at least 1.
+
+    Args:
+        **sizes: integers, or tuples of them, by the name of the argument.
+    """
     for name, value in sizes.items():
         values = value if isinstance(value, tuple) else (value,)
         if any(not hasattr(size, "__index__") or size < 1 for size in values):

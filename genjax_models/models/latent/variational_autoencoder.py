@@ -33,13 +33,13 @@ def vae(
         num_dims: size of the vector x.
         latent_dim: size of the vector z.
         hidden: units of the encoder's hidden tanh layers; the decoder has them in reverse.
-        likelihood: "bernoulli" (x in {0, 1}), "gaussian" (real x, one learned scale) or
-            "discretized_logistic" (x = k / (num_levels - 1)), or a part of `models.likelihoods`.
-        num_levels: number of grey levels, for "discretized_logistic".
+        likelihood: "bernoulli" (x in {0, 1}), "gaussian" (real x, one learned scale),
+            "discretized_logistic", "discretized_logistic_mixture" or "categorical" (x =
+            k / (num_levels - 1)), or a part of `models.likelihoods`.
+        num_levels: number of grey levels, for the last three.
         encoder: replaces the encoder: any (init, apply) pair from [num_dims] to [2 * latent_dim].
         decoder: replaces the decoder: any pair from [latent_dim] to
-            [num_outputs_per_dim * num_dims], where the discretised logistic wants 2 outputs per
-            dimension and the others 1.
+            [num_outputs_per_dim * num_dims], with num_outputs_per_dim of the likelihood.
         prior: replaces p(z): see `latent.priors`.
         posterior: replaces q(z | x) as a whole: see `latent.posteriors`.
 
