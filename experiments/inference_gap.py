@@ -83,6 +83,7 @@ def evaluate(settings: Settings, trained: downstream.Trained) -> dict[str, dict[
             optax.cosine_decay_schedule(settings.refine_rate, settings.refine_steps)
         ),
         num_samples=settings.refine_samples,
+        estimator="sticking_the_landing",  # Less noise near the optimum.
         seed=settings.seed,
     )
 

@@ -21,14 +21,11 @@ Metrics = dict[str, Array]
 """Named scalars, e.g. `{"bound": -95.2}`."""
 
 
-class Distribution(Protocol):
-    """A distribution over one event (an array or a pytree), with distrax's methods.
+class Posterior(Protocol):
+    """A distribution over one event (an array or a pytree) that knows what its own draws weigh.
 
-    distrax's and TFP's distributions have this shape, and so may any class of the user's. The
-    event is everything: `log_prob` gives a scalar (a batch of n independent distributions becomes
-    one in `distrax.Independent(..., reinterpreted_batch_ndims=1)`). `log_prob` may be missing from
-    a posterior that has no density in closed form (what needs it says so with a `TypeError`), and
-    `sample_and_log_prob` from any other.
+    Where there is no density in closed form, as of most flows and of what has auxiliary variables,
+    other values have no log-probability; what needs one says so with a `TypeError`.
 
     A class that is neither distrax's nor TFP's declares whether its samples are differentiable
     functions of its parameters by an attribute `reparameterized: bool`.
@@ -38,12 +35,22 @@ class Distribution(Protocol):
         """Draw one event."""
         ...
 
-    def log_prob(self, value: PyTree) -> Array:
-        """Log-density or log-mass of one event, shape [], in nats."""
-        ...
-
     def sample_and_log_prob(self, *, seed: Key) -> tuple[PyTree, Array]:
         """Draw one event and its log-probability, often cheaper than the two apart."""
+        ...
+
+
+class Distribution(Posterior, Protocol):
+    """A distribution over one event, with distrax's methods.
+
+    distrax's and TFP's distributions have this shape, and so may any class of the user's, in which
+    `sample_and_log_prob` may be missing. The event is everything: `log_prob` gives a scalar (a
+    batch of n independent distributions becomes one in
+    `distrax.Independent(..., reinterpreted_batch_ndims=1)`).
+    """
+
+    def log_prob(self, value: PyTree) -> Array:
+        """Log-density or log-mass of one event, shape [], in nats."""
         ...
 
 
@@ -131,7 +138,7 @@ class LatentVariableModel(NamedTuple):
     init: Callable[[Key], Params]
     prior: Callable[[Params], Distribution]
     likelihood: Callable[[Params, PyTree], Distribution]
-    posterior: Callable[[Params, PyTree], Distribution]
+    posterior: Callable[[Params, PyTree], Posterior]
 
 
 class ImplicitModel(NamedTuple):

@@ -165,7 +165,7 @@ def elbo_terms(net: BeliefNet, params: Params, x: Array, z: tuple[Array, ...]) -
     """
     model = net.model
     joint = model.likelihood(params, z).log_prob(x) + model.prior(params).log_prob(z)
-    return joint - model.posterior(jax.lax.stop_gradient(params), x).log_prob(z)
+    return joint - net.posterior(jax.lax.stop_gradient(params), x).log_prob(z)
 
 
 class Learner(NamedTuple):

@@ -1,14 +1,14 @@
 """Ancestral distributions over a tuple of layers."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.distributions.reparameterization import is_reparameterized
-from genjax_models.interfaces import Array, Distribution, Key, PyTree
+from genjax_models.interfaces import Array, Distribution, Key, Posterior, PyTree
 
 Event = tuple[PyTree, ...]
 Conditional = Callable[[Event], Distribution]
@@ -136,7 +136,7 @@ class Reversed(NamedTuple):
         return value[::-1], log_probs[::-1]
 
 
-def sample_and_log_prob(distribution: Distribution, *, seed: Key) -> tuple[PyTree, Array]:
+def sample_and_log_prob(distribution: Posterior, *, seed: Key) -> tuple[PyTree, Array]:
     """A draw of any distribution and its log-probability, in one go where it can.
 
     Args:
@@ -149,7 +149,7 @@ def sample_and_log_prob(distribution: Distribution, *, seed: Key) -> tuple[PyTre
     if hasattr(distribution, "sample_and_log_prob"):
         return distribution.sample_and_log_prob(seed=seed)
     value = distribution.sample(seed=seed)
-    return value, distribution.log_prob(value)
+    return value, cast(Distribution, distribution).log_prob(value)
 
 
 def _stack(log_probs: Any) -> Array:

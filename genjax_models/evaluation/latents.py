@@ -8,7 +8,7 @@ With the aggregate posterior q(z), the mean of q(z | x) over the data,
 where the total correlation TC and the last sum are of a prior with independent dimensions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from genjax_models.distributions.divergences import as_diagonal_gaussian
 from genjax_models.distributions.numerics import at_least_float32
-from genjax_models.interfaces import Array, Distribution, Key, LatentVariableModel, Params, PyTree
+from genjax_models.interfaces import Array, Key, LatentVariableModel, Params, PyTree
 from genjax_models.learning.importance import check_num_samples, scalar_log_prob
 from genjax_models.learning.rates import draw_rates, log_prob_per_dimension
 
@@ -197,7 +197,7 @@ def rate_parts(model: LatentVariableModel, params: Params, key: Key, xs: PyTree)
     keys = jax.random.split(key, num_examples)
     zs = jax.vmap(lambda key, x: model.posterior(params, x).sample(seed=key))(keys, xs)
 
-    def log_densities(distribution: Distribution) -> tuple[Array, Array | None]:
+    def log_densities(distribution: Any) -> tuple[Array, Array | None]:
         def at(z: PyTree) -> tuple[Array, Array | None]:
             log_prob = scalar_log_prob("posterior", distribution.log_prob(z))
             gaussian = as_diagonal_gaussian(distribution) if by_dimension else None

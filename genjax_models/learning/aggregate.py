@@ -16,12 +16,12 @@ from genjax_models.distributions.divergences import as_diagonal_gaussian
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
     Array,
-    Distribution,
     Key,
     LatentVariableModel,
     Metrics,
     Objective,
     Params,
+    Posterior,
     PyTree,
 )
 from genjax_models.learning.rates import (
@@ -268,7 +268,7 @@ def _log_aggregate(
     return logsumexp(jnp.sum(flat, axis=1) + log_weights), log_marginals.reshape(z.shape)
 
 
-def _diagonal_gaussian(name: str, distribution: Distribution) -> DiagonalGaussian:
+def _diagonal_gaussian(name: str, distribution: Posterior) -> DiagonalGaussian:
     gaussian = as_diagonal_gaussian(distribution)
     if gaussian is None:
         raise TypeError(

@@ -124,8 +124,7 @@ def path_sampler(
     """
     prior, posterior = model.prior(params), model.posterior(params, x)
     check_pathwise(posterior, estimator)
-    check_log_prob(posterior, estimator)
-    frozen = model.posterior(jax.lax.stop_gradient(params), x)
+    frozen = check_log_prob(model.posterior(jax.lax.stop_gradient(params), x), estimator)
 
     def draw(key: Key) -> WeightParts:
         z = posterior.sample(seed=key)

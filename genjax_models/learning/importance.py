@@ -1,7 +1,7 @@
 """Importance samples of a latent-variable model, with the parts of their weights."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,12 @@ from genjax_models.distributions import is_reparameterized, sample_and_log_prob
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
     Array,
+    Distribution,
     Key,
     LatentVariableModel,
     Metrics,
     Params,
+    Posterior,
     PyTree,
 )
 
@@ -123,7 +125,7 @@ def importance_sampler(
             z, log_posterior = sample_and_log_prob(posterior, seed=key)
         else:
             z = jax.lax.stop_gradient(posterior.sample(seed=key))
-            log_posterior = posterior.log_prob(z)
+            log_posterior = cast(Distribution, posterior).log_prob(z)
         return ImportanceSamples(
             z,
             scalar_log_prob("likelihood", model.likelihood(params, z).log_prob(x)),
@@ -242,13 +244,14 @@ def check_pathwise(posterior: Any, estimator: str = "pathwise") -> None:
         )
 
 
-def check_log_prob(posterior: Any, estimator: str) -> None:
-    """Raise a `TypeError` that names the remedy unless `posterior` has a `log_prob`."""
+def check_log_prob(posterior: Posterior, estimator: str) -> Distribution:
+    """The posterior; raises a `TypeError` that names the remedy unless it has a `log_prob`."""
     if not hasattr(posterior, "log_prob"):
         raise TypeError(
             f'estimator "{estimator}" needs log_prob of the posterior, which a'
             f' {type(posterior).__name__} does not have: use estimator="pathwise"'
         )
+    return cast(Distribution, posterior)
 
 
 def check_weighable(posterior: Any) -> None:

@@ -22,6 +22,7 @@ from genjax_models.interfaces import (
     LatentVariableModel,
     Metrics,
     Params,
+    Posterior,
     PyTree,
 )
 from genjax_models.learning import bounds
@@ -145,7 +146,7 @@ def check_objective(num_samples: int, **weights: float) -> None:
 
 
 def _draw_layers(
-    posterior: Distribution, prior: Distribution, key: Key
+    posterior: Posterior, prior: Distribution, key: Key
 ) -> tuple[PyTree, tuple[Array, ...]]:
     """A draw of the posterior and the divergences of its layers."""
     if not isinstance(prior, Chain):
@@ -166,9 +167,7 @@ def _draw_layers(
     return value, layers
 
 
-def _draw_layer(
-    posterior: Distribution, prior: Distribution, key: Key
-) -> tuple[PyTree, tuple[Array]]:
+def _draw_layer(posterior: Posterior, prior: Distribution, key: Key) -> tuple[PyTree, tuple[Array]]:
     for closed_form in (kl_per_dimension, kl_divergence):
         try:
             divergence = closed_form(posterior, prior)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from genjax_models.interfaces import Array, Distribution, LatentVariableModel, Params, PyTree
+from genjax_models.interfaces import Array, LatentVariableModel, Params, Posterior, PyTree
 from genjax_models.learning.objectives import variational
 
 
@@ -71,7 +71,7 @@ def refine(
             f" {estimator!r} is an estimator without a derivative of its own"
         )
 
-    def improve(params: Params, x: PyTree) -> Distribution:
+    def improve(params: Params, x: PyTree) -> Posterior:
         start = model.posterior(params, x)
         _check_parameters(start)
         # The distribution is its own parameters, those of the model are constants.
@@ -94,7 +94,7 @@ def refine(
 
         return jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(num_steps))[0][0]
 
-    def posterior(params: Params, x: PyTree) -> Distribution:
+    def posterior(params: Params, x: PyTree) -> Posterior:
         if differentiate:
             return improve(params, x)
         return improve(*jax.lax.stop_gradient((params, x)))
@@ -104,7 +104,7 @@ def refine(
 
 
 def memoryless(
-    model: LatentVariableModel, initial: Callable[[Params], Distribution] | None = None
+    model: LatentVariableModel, initial: Callable[[Params], Posterior] | None = None
 ) -> LatentVariableModel:
     """The model with a posterior that ignores x: where `refine` begins from scratch.
 
@@ -120,7 +120,7 @@ def memoryless(
     return model._replace(posterior=lambda params, x: start(params))
 
 
-def _check_parameters(posterior: Distribution) -> None:
+def _check_parameters(posterior: Posterior) -> None:
     """Raise a `TypeError` unless the leaves of the posterior are what it is made of."""
     leaves = jax.tree.leaves(posterior)
     is_floating = [

@@ -176,8 +176,7 @@ def _dream_loss(
         z_key, x_key = jax.random.split(key)
         z = jax.lax.stop_gradient(prior.sample(seed=z_key))
         x = jax.lax.stop_gradient(model.likelihood(params, z).sample(seed=x_key))
-        posterior = model.posterior(params, x)
-        check_log_prob(posterior, "sleep_phi")
+        posterior = check_log_prob(model.posterior(params, x), "sleep_phi")
         return scalar_log_prob("posterior", posterior.log_prob(z))
 
     return -jnp.mean(draw_parts(dream, key, num_samples, chunk_size))

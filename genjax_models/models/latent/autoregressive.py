@@ -89,7 +89,7 @@ def inverse_autoregressive(
         )
 
     # A posterior need have no log_prob.
-    return Conditional(init, distribution)  # type: ignore[arg-type]
+    return Conditional(init, distribution)
 
 
 def _gated(

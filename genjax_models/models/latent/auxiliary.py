@@ -73,4 +73,4 @@ def auxiliary(mixing: Conditional, given: Conditional, reverse: Conditional) -> 
             joint.distribution(params["joint"], x), Partial(draw_auxiliary, params["reverse"], x)
         )
 
-    return Conditional(init, distribution)  # type: ignore[arg-type]
+    return Conditional(init, distribution)

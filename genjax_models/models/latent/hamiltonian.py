@@ -196,4 +196,4 @@ def hamiltonian_vae(
         step = Partial(iterate, model_params, x, log_mass)
         return MarkovChainPosterior(DiagonalGaussian(loc, log_scale), step, iterations)
 
-    return LatentVariableModel(init, prior_of, likelihood_of, posterior)  # type: ignore[arg-type]
+    return LatentVariableModel(init, prior_of, likelihood_of, posterior)

@@ -14,7 +14,7 @@ from genjax_models.models.latent.parts import Conditional, Prior, check_sizes
 Activation = Callable[[Array], Array]
 
 
-def bottom_up(layers: Sequence[Conditional]) -> Conditional:
+def bottom_up(layers: Sequence[Conditional]) -> Conditional[Reversed]:
     """q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_(L-1)).
 
     Args:
@@ -33,7 +33,9 @@ def bottom_up(layers: Sequence[Conditional]) -> Conditional:
     return Conditional(lambda key: init_all(layers, key), distribution)
 
 
-def top_down(top: Prior, layers: Sequence[Conditional], *, skip: bool = False) -> Prior:
+def top_down(
+    top: Prior[Distribution], layers: Sequence[Conditional], *, skip: bool = False
+) -> Prior[Chain]:
     """p(z_L) p(z_(L-1) | z_L) ... p(z_1 | z_2), or each layer given all above it.
 
     Args:

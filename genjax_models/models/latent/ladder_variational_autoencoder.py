@@ -79,8 +79,7 @@ def ladder_vae(
         }
 
     def prior(params: Params) -> Chain:
-        chain: Chain = ladder.distribution(params["prior"])  # type: ignore[assignment]
-        return chain
+        return ladder.distribution(params["prior"])
 
     def posterior(params: Params, x: Array) -> Chain:
         top, *below = evidence.apply(params["posterior"], x)

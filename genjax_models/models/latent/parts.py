@@ -6,7 +6,7 @@ knows how many outputs it needs.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from genjax_models.interfaces import (
     LatentVariableModel,
     Network,
     Params,
+    Posterior,
     PyTree,
 )
 from genjax_models.models.likelihoods import Likelihood
@@ -26,8 +27,10 @@ from genjax_models.models.likelihoods import Likelihood
 NetworkFactory = Callable[[int], Network]
 """`factory(num_outputs) -> network`, e.g. `lambda num_outputs: mlp(784, (200,), num_outputs)`."""
 
+Drawn = TypeVar("Drawn", bound=Posterior, covariant=True)
 
-class Prior(NamedTuple):
+
+class Prior(NamedTuple, Generic[Drawn]):
     """A distribution with parameters.
 
     Attributes:
@@ -36,10 +39,10 @@ class Prior(NamedTuple):
     """
 
     init: Callable[[Key], Params]
-    distribution: Callable[[Params], Distribution]
+    distribution: Callable[[Params], Drawn]
 
 
-class Conditional(NamedTuple):
+class Conditional(NamedTuple, Generic[Drawn]):
     """A conditional distribution with parameters, such as p(x | z) or q(z | x).
 
     Attributes:
@@ -48,10 +51,14 @@ class Conditional(NamedTuple):
     """
 
     init: Callable[[Key], Params]
-    distribution: Callable[[Params, PyTree], Distribution]
+    distribution: Callable[[Params, PyTree], Drawn]
 
 
-def compose(prior: Prior, likelihood: Conditional, posterior: Conditional) -> LatentVariableModel:
+def compose(
+    prior: Prior[Distribution],
+    likelihood: Conditional[Distribution],
+    posterior: Conditional[Posterior],
+) -> LatentVariableModel:
     """The latent-variable model of a prior, a likelihood and a posterior with separate parameters.
 
     Args:
@@ -79,7 +86,7 @@ def compose(prior: Prior, likelihood: Conditional, posterior: Conditional) -> La
     )
 
 
-def standard_normal(latent_dim: int) -> Prior:
+def standard_normal(latent_dim: int) -> Prior[DiagonalGaussian]:
     """p(z) = N(0, I), without parameters.
 
     Args:
@@ -96,7 +103,7 @@ def standard_normal(latent_dim: int) -> Prior:
     return Prior(lambda key: {}, distribution)
 
 
-def gaussian(network: Network) -> Conditional:
+def gaussian(network: Network) -> Conditional[DiagonalGaussian]:
     """N(m(x), diag s(x)^2), with (m, log s) the two halves of the network's outputs.
 
     Args:
@@ -113,7 +120,7 @@ def gaussian(network: Network) -> Conditional:
     return Conditional(network.init, distribution)
 
 
-def decoder(network: Network, observation: Likelihood) -> Conditional:
+def decoder(network: Network, observation: Likelihood) -> Conditional[Distribution]:
     """p(x | z) of a network's outputs.
 
     Args:

@@ -292,4 +292,4 @@ def _flows(
         flows = rest.reshape(num_flows, num_params) if amortized else params["flows"]
         return Pushforward(DiagonalGaussian(loc, log_scale), Partial(transform, flows))
 
-    return Conditional(init, distribution)  # type: ignore[arg-type]
+    return Conditional(init, distribution)

@@ -86,6 +86,6 @@ def _upwards(layer: parts.Conditional) -> parts.Conditional:
     """The layer (a, z), drawn in this order, as a distribution over (z, a)."""
 
     def distribution(params: Params, below: PyTree) -> Reversed:
-        return Reversed(layer.distribution(params, below))  # type: ignore[arg-type]
+        return Reversed(layer.distribution(params, below))
 
     return parts.Conditional(layer.init, distribution)
