@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from experiments import harness
 from experiments.harness.mesh import is_main_process, place, replicated, to_host
-from experiments.harness.pictures import _pyplot, draw_curves
+from experiments.harness.pictures import draw_curves, pyplot
 from genjax_models.distributions import kl_divergence
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Params, PyTree
 from genjax_models.learning import information_bottleneck
@@ -208,7 +208,7 @@ class Evaluator:
         found = self.measure(state.params, self.dataset.test.x)
         if not is_main_process():
             return
-        plt = _pyplot()
+        plt = pyplot()
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         names = {f"accuracy_{beta:g}": f"beta {beta:g}" for beta in self.settings.betas}
         draw_curves(left, run.records(), names, ylabel="validation accuracy")

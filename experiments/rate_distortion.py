@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from experiments import harness
 from experiments.harness.mesh import is_main_process, place, replicated, to_host
-from experiments.harness.pictures import _pyplot
+from experiments.harness.pictures import pyplot
 from genjax_models.interfaces import (
     Algorithm,
     Array,
@@ -216,7 +216,7 @@ class Evaluator:
         found = self.measure(state.params, self.dataset.test.x)
         if not is_main_process():
             return
-        plt = _pyplot()
+        plt = pyplot()
         figure, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
         curves = {family: parts.mean(axis=(2, 3)) for family, parts in found.items()}
         for family, (rates, distortions) in curves.items():

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from experiments.harness.evaluate import measurement
 from experiments.harness.mesh import place, replicated, to_host
-from experiments.harness.pictures import _pyplot, draw_curves
+from experiments.harness.pictures import draw_curves, pyplot
 from genjax_models.evaluation import (
     RateEstimate,
     active_units,
@@ -163,7 +163,7 @@ def save_latent_curves(
     bounds: Mapping[str, str],
     layers: Sequence[np.ndarray],
 ) -> None:
-    """Three panels: the bounds, what the latents carry, and the rate of each dimension or layer.
+    """Panels: the bounds, what the latents carry, and the rate of each dimension or layer.
 
     Args:
         path: the PNG file.
@@ -171,8 +171,13 @@ def save_latent_curves(
         bounds: the metrics of the first panel, and what to call each.
         layers: KL of each layer at the end, by example and dimension, as of `LatentMeasures`.
     """
-    plt = _pyplot()
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    plt = pyplot()
+    num_values = sum(np.mean(layer, axis=0).size for layer in layers)
+    # One number for all of z is the last point of the middle panel.
+    num_panels = 3 if num_values > 1 else 2
+    figure, (left, middle, *right) = plt.subplots(
+        1, num_panels, figsize=(5 * num_panels, 4), layout="constrained"
+    )
     draw_curves(left, records, bounds, ylabel="nats per example")
     names = {
         "validation_kl": "KL(q(z|x) || p(z))",
@@ -187,18 +192,24 @@ def save_latent_curves(
         units.plot(*zip(*points, strict=True), color="black", linestyle=":", linewidth=1)
     units.set_ylabel("active units (dotted)")
     units.set_ylim(bottom=0)
+    if right:
+        _draw_layers(right[0], layers)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _draw_layers(axes: Any, layers: Sequence[np.ndarray]) -> None:
+    """A bar for each dimension, or for each layer whose dimensions have no divergence."""
     start = 0
     for name, layer in zip(layer_names(layers), layers, strict=True):
         # The largest first: which dimension is which means nothing.
         values = np.sort(np.ravel(np.mean(layer, axis=0)))[::-1]
-        right.bar(start + np.arange(values.size), values, width=1.0, label=name)
+        axes.bar(start + np.arange(values.size), values, width=1.0, label=name)
         start += values.size
-    right.set_xlabel("dimension of z" if start > len(layers) else "layer of z")
-    right.set_ylabel("KL at the end, nats")
+    axes.set_xlabel("dimension of z" if start > len(layers) else "layer of z")
+    axes.set_ylabel("KL at the end, nats")
     if len(layers) > 1:
-        right.legend(frameon=False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+        axes.legend(frameon=False)
 
 
 def layer_names(layers: Sequence[Any]) -> list[str]:

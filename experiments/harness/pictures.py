@@ -21,8 +21,8 @@ def save_grid(
             of pixels.
         num_columns: examples in a row.
     """
-    plt = _pyplot()
-    tiles = _tiles(np.asarray(examples, np.float32), tuple(example_shape))
+    plt = pyplot()
+    tiles = as_tiles(np.asarray(examples, np.float32), tuple(example_shape))
     num_rows = -(-len(tiles) // num_columns)
     height, width, channels = tiles.shape[1:]
     sheet = np.zeros((num_rows * (height + 1) + 1, num_columns * (width + 1) + 1, channels))
@@ -64,7 +64,7 @@ def save_curves(
         names: the metrics to draw, and what to call each.
         ylabel: what they are.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     draw_curves(axes, records, names, ylabel=ylabel)
     figure.savefig(path, dpi=150)
@@ -105,7 +105,7 @@ def save_points(path: Path, sets: Mapping[str, np.ndarray]) -> None:
         path: the PNG file.
         sets: the points by what to call them.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, all_axes = plt.subplots(
         1,
         len(sets),
@@ -149,7 +149,7 @@ def save_manifold(
 
 def save_embedding(path: Path, means: np.ndarray, labels: np.ndarray | None) -> None:
     """Posterior means [N, 2] as points, coloured by label where there are labels."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
     if labels is None:
         axes.scatter(*means.T, s=8)
@@ -166,7 +166,7 @@ def save_embedding(path: Path, means: np.ndarray, labels: np.ndarray | None) -> 
     plt.close(figure)
 
 
-def _tiles(examples: np.ndarray, example_shape: tuple[int, ...]) -> np.ndarray:
+def as_tiles(examples: np.ndarray, example_shape: tuple[int, ...]) -> np.ndarray:
     """Examples as [N, height, width, channels] in [0, 1]."""
     low, high = min(examples.min(), 0.0), max(examples.max(), 1.0)
     is_image = len(example_shape) in (2, 3) and example_shape[2:] in ((), (1,), (3,))
@@ -177,7 +177,8 @@ def _tiles(examples: np.ndarray, example_shape: tuple[int, ...]) -> np.ndarray:
     return ((examples - low) / (high - low)).reshape(shape)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files."""
     import matplotlib
 
     matplotlib.use("Agg")  # Pictures go to files; there may be no screen.

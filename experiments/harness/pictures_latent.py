@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.harness.pictures import _pyplot, _tiles, save_grid
+from experiments.harness.pictures import as_tiles, pyplot, save_grid
 
 
 def save_scores(
@@ -19,7 +19,7 @@ def save_scores(
         scores: [len(xs), num_runs] for each name.
         xlabel: the setting's name.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, all_axes = plt.subplots(
         1, len(scores), figsize=(2.6 * len(scores), 3), layout="constrained", squeeze=False
     )
@@ -52,7 +52,7 @@ def save_embeddings(
         embeddings: the points by what to call them.
         labels: [N], or None.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure = plt.figure(figsize=(4.5 * len(embeddings) + 0.8, 4.3), layout="constrained")
     classes = [None] if labels is None else list(np.unique(labels))
     colours = plt.get_cmap("tab10" if len(classes) <= 10 else "turbo", len(classes))
@@ -84,13 +84,13 @@ def save_labelled_rows(
         rows: [num_columns, num_dims] for each name, values in [0, 1].
         example_shape: of one example.
     """
-    plt = _pyplot()
+    plt = pyplot()
     num_columns = len(next(iter(rows.values())))
     figure, all_axes = plt.subplots(
         len(rows), 1, figsize=(0.75 * num_columns + 2.2, 0.78 * len(rows)), layout="constrained"
     )
     for axes, (name, examples) in zip(np.atleast_1d(all_axes), rows.items(), strict=True):
-        tiles = _tiles(np.clip(np.asarray(examples, np.float32), 0, 1), tuple(example_shape))
+        tiles = as_tiles(np.clip(np.asarray(examples, np.float32), 0, 1), tuple(example_shape))
         tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 0)))
         axes.imshow(np.concatenate(list(tiles), axis=1), cmap="gray_r", vmin=0, vmax=1)
         axes.set_ylabel(name, rotation=0, ha="right", va="center")

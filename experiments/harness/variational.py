@@ -18,8 +18,10 @@ from experiments.harness.settings import Settings, check_positive
 from genjax_models.interfaces import Algorithm, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import NVIL, bounds, variational
 from genjax_models.learning.bounds import Bound, SplitBound
-from genjax_models.models import likelihoods
+from genjax_models.models import latent, likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
+
+_NUM_OF_MEAN = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,9 @@ class VariationalSettings(Settings):
     """Of Adam, at the start."""
     learning_rate_schedule: Literal["cosine", "burda", "constant"] = "cosine"
     """cosine: down to 0; burda: eight stages of 3^i parts of the epochs, at rates * 10^(-i/7)."""
+    start_at_mean: bool = True
+    """Start a Bernoulli decoder at the mean of the training examples, where it ends in a dense
+    layer."""
     adam_epsilon: float = 1e-8
     """Of Adam; Burda et al. use 1e-4."""
     evaluation_samples: int = 5000
@@ -128,7 +133,7 @@ def run_variational(
     dataset, mesh = prepare(settings, likelihood=settings.likelihood)
     per_epoch = steps_per_epoch(settings, dataset)
     model = build_model(settings, data_shape(dataset))
-    begin = (lambda params: params) if start is None else start(dataset)
+    begin = _begin(settings, dataset, start)
     algorithm = build_algorithm(
         settings, model, per_epoch, objective=objective, schedules=schedules, begin=begin
     )
@@ -154,6 +159,28 @@ def run_variational(
         num_steps=settings.num_epochs * per_epoch,
         evaluator=evaluator,
     )
+
+
+def _begin(
+    settings: VariationalSettings,
+    dataset: Dataset,
+    start: Callable[[Dataset], Callable[[Params], Params]] | None,
+) -> Callable[[Params], Params]:
+    """From the model's own initial parameters to those with which training begins."""
+    own = (lambda params: params) if start is None else start(dataset)
+    if not settings.start_at_mean or settings.likelihood != "bernoulli":
+        return own
+    examples = dataset.train.x[:_NUM_OF_MEAN]
+    keys = jax.random.split(jax.random.key(settings.seed), len(examples))
+    mean = jnp.mean(jax.jit(jax.vmap(dataset.prepare))(keys, examples), axis=0)
+
+    def begin(params: Params) -> Params:
+        try:
+            return own(latent.parts.start_at_mean(params, mean))
+        except ValueError:  # The decoder ends in another layer.
+            return own(params)
+
+    return begin
 
 
 def build_algorithm(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.pictures import _pyplot
+from experiments.harness.pictures import pyplot
 from genjax_models.interfaces import Array
 
 _EXTENT = 3.0
@@ -41,7 +41,7 @@ def save_warp(
     low, high = _frame(data)
     colours = np.arctan2(noise[:, 1], noise[:, 0])
 
-    plt = _pyplot()
+    plt = pyplot()
     figure, all_axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     panels = (("noise", lines, noise), ("through the flow", warped.reshape(lines.shape), samples))
     for axes, (title, curves, points) in zip(all_axes, panels, strict=False):

@@ -1,16 +1,19 @@
 """The Gaussian on a grid of grey levels."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
-from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
+from genjax_models.distributions.numerics import (
+    LOG_SQRT_2PI,
+    at_least_float32,
+    check_event,
+    sum_event,
+)
 from genjax_models.interfaces import Array, Key
 
-_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 # A scale of exp(-30) is a point mass in any precision, and (1e4 exp(30))^2 is finite in float32.
 _MAX_LOG_PRECISION = 30.0
 # Bins narrower than this, in standard deviations, have the mass of width times density.
@@ -104,7 +107,7 @@ def _log_mass(centre: Array, half: Array, log_width: Array) -> Array:
     safe = jnp.where(is_narrow, 1.0, half)
     log_upper, log_lower = _log_ndtr(centre + safe), _log_ndtr(centre - safe)
     exact = log_upper + _log1mexp(log_upper - log_lower)
-    return jnp.where(is_narrow, log_width - 0.5 * centre**2 - _LOG_SQRT_2PI, exact)
+    return jnp.where(is_narrow, log_width - 0.5 * centre**2 - LOG_SQRT_2PI, exact)
 
 
 def _log1mexp(t: Array) -> Array:
@@ -129,7 +132,7 @@ def _log_ndtr_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
     value = _log_ndtr(x)
     is_tail = x < _TAIL
     inner = jnp.where(is_tail, 0.0, x)
-    near = jnp.exp(-0.5 * inner**2 - _LOG_SQRT_2PI - jnp.where(is_tail, 0.0, value))
+    near = jnp.exp(-0.5 * inner**2 - LOG_SQRT_2PI - jnp.where(is_tail, 0.0, value))
     # phi(y) / Phi(-y) = y + 1 / (y + 2 / (y + 3 / ...)), y > 0.
     y = jnp.where(is_tail, -x, 1.0)
     far = jax.lax.fori_loop(0, _FRACTION_DEPTH, lambda i, tail: y + (_FRACTION_DEPTH - i) / tail, y)

@@ -1,15 +1,17 @@
 """The Gaussian with a full covariance matrix."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
+from genjax_models.distributions.numerics import (
+    LOG_SQRT_2PI,
+    at_least_float32,
+    check_event,
+    sum_event,
+)
 from genjax_models.interfaces import Array, Key
-
-_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class FullCovarianceGaussian(NamedTuple):
@@ -74,4 +76,4 @@ class FullCovarianceGaussian(NamedTuple):
 
     def _log_density(self, noise: Array) -> Array:
         log_diagonal = at_least_float32(self.log_diagonal)
-        return -sum_event(0.5 * jnp.square(noise) + log_diagonal + _LOG_SQRT_2PI)
+        return -sum_event(0.5 * jnp.square(noise) + log_diagonal + LOG_SQRT_2PI)

@@ -1,15 +1,17 @@
 """The diagonal Gaussian."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
+from genjax_models.distributions.numerics import (
+    LOG_SQRT_2PI,
+    at_least_float32,
+    check_event,
+    sum_event,
+)
 from genjax_models.interfaces import Array, Key
-
-_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class DiagonalGaussian(NamedTuple):
@@ -57,4 +59,4 @@ class DiagonalGaussian(NamedTuple):
 
     def _log_density(self, noise: Array) -> Array:
         log_scale = jnp.broadcast_to(at_least_float32(self.log_scale), jnp.shape(self.loc))
-        return -sum_event(0.5 * jnp.square(noise) + log_scale + _LOG_SQRT_2PI)
+        return -sum_event(0.5 * jnp.square(noise) + log_scale + LOG_SQRT_2PI)

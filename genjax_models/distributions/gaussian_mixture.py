@@ -1,6 +1,5 @@
 """The mixture of diagonal Gaussians."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -8,10 +7,8 @@ import jax.numpy as jnp
 from jax.nn import log_softmax, logsumexp
 
 from genjax_models.distributions.gaussian import DiagonalGaussian
-from genjax_models.distributions.numerics import at_least_float32, check_event
+from genjax_models.distributions.numerics import LOG_SQRT_2PI, at_least_float32, check_event
 from genjax_models.interfaces import Array, Key
-
-_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 class GaussianMixture(NamedTuple):
@@ -76,5 +73,5 @@ class GaussianMixture(NamedTuple):
         squares = jnp.dot(jnp.square(value), precision.T, precision=highest)
         products = jnp.dot(value, weighted.T, precision=highest)
         distances = squares - 2 * products + jnp.sum(loc * weighted, axis=1)
-        normalizers = jnp.sum(log_scale, axis=1) + _LOG_SQRT_2PI * loc.shape[1]
+        normalizers = jnp.sum(log_scale, axis=1) + LOG_SQRT_2PI * loc.shape[1]
         return -distances / 2 - normalizers

@@ -1,9 +1,14 @@
 """The arithmetic that the distributions share."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Array
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+"""Minus the log-density of a standard normal at zero."""
 
 
 def at_least_float32(array: Array) -> Array:

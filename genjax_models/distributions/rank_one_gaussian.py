@@ -1,12 +1,16 @@
 """The Gaussian with a rank-one term in its precision."""
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions.numerics import at_least_float32, check_event, sum_event
+from genjax_models.distributions.numerics import (
+    LOG_SQRT_2PI,
+    at_least_float32,
+    check_event,
+    sum_event,
+)
 from genjax_models.interfaces import Array, Key
 
 
@@ -65,4 +69,4 @@ class RankOneGaussian(NamedTuple):
         log_precision = at_least_float32(self.log_precision)
         ratio = jnp.sum(jnp.exp(-log_precision) * jnp.square(self.direction))
         log_det = sum_event(log_precision) + jnp.log1p(ratio)
-        return 0.5 * (log_det - squared_distance - len(self.loc) * math.log(2 * math.pi))
+        return 0.5 * (log_det - squared_distance) - len(self.loc) * LOG_SQRT_2PI

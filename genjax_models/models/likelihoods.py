@@ -146,7 +146,14 @@ _OF_LEVELS: dict[str, Callable[[int], Likelihood]] = {
 
 
 def needs_num_levels(name: str) -> bool:
-    """Whether the likelihood of this name is of grey levels, and `by_name` wants their number."""
+    """Whether the likelihood of this name is of grey levels, and `by_name` wants their number.
+
+    Args:
+        name: of a likelihood.
+
+    Returns:
+        True if it is.
+    """
     return name in _OF_LEVELS
 
 

@@ -4,7 +4,7 @@ from genjax_models.networks.adapters import from_flax
 from genjax_models.networks.attention import attention_encoder
 from genjax_models.networks.convolutional import convolutional_decoder, convolutional_encoder
 from genjax_models.networks.masked_mlp import conditional_masked_mlp, masked_mlp
-from genjax_models.networks.mlp import mlp
+from genjax_models.networks.mlp import mlp, with_output_bias
 from genjax_models.networks.recurrent import recurrent_encoder
 from genjax_models.networks.residual import residual_network
 from genjax_models.networks.time_mlp import time_mlp
@@ -22,4 +22,5 @@ __all__ = [
     "residual_network",
     "time_mlp",
     "unet",
+    "with_output_bias",
 ]

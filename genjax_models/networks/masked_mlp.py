@@ -169,6 +169,13 @@ def _masks(
 def check_ordering(ordering: Sequence[int] | None, num_dims: int) -> np.ndarray:
     """The ordering as an array of integers, 0, 1, 2, ... where there is none.
 
+    Args:
+        ordering: each dimension once, or None.
+        num_dims: how many there are.
+
+    Returns:
+        The ordering, [num_dims].
+
     Raises:
         ValueError: it has not each dimension 0..num_dims - 1 once.
         TypeError: it is not of integers.

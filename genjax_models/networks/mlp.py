@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen
 
-from genjax_models.interfaces import Array, Network
+from genjax_models.interfaces import Array, Network, Params
 from genjax_models.networks.adapters import from_flax
 from genjax_models.networks.rows import rows_dot_general
 
@@ -55,6 +55,31 @@ def mlp(
     """
     module = MLP(tuple(hidden), num_outputs, activation, zero_last_layer)
     return from_flax(module, (num_inputs,))
+
+
+def with_output_bias(params: Params, bias: Array) -> Params:
+    """The parameters of an `mlp` with another bias in its last layer.
+
+    Args:
+        params: of the network; it may start with other layers, as long as the last one is dense.
+        bias: [num_outputs].
+
+    Returns:
+        The parameters.
+
+    Raises:
+        ValueError: there is no dense layer, or its bias is of another shape.
+    """
+    names = [name for name in params.get("params", {}) if name.startswith("Dense_")]
+    last = max(names, key=lambda name: int(name.split("_")[1]), default="")
+    shape = jax.numpy.shape(params["params"][last]["bias"]) if last else None
+    if shape != jax.numpy.shape(bias):
+        raise ValueError(
+            f"bias must be that of a last dense layer, of shape {shape}, got"
+            f" {jax.numpy.shape(bias)}"
+        )
+    layer = params["params"][last] | {"bias": jax.numpy.asarray(bias)}
+    return params | {"params": params["params"] | {last: layer}}
 
 
 def _dense(num_units: int, *, zero: bool = False) -> linen.Dense:

@@ -82,15 +82,18 @@ def deep_latent_gaussian_model(
         noise_key, network_key, observation_key = jax.random.split(key, 3)
         keys = jax.random.split(noise_key, len(dims))
         orthogonal = jax.nn.initializers.orthogonal()
+        *layers, network = hierarchies.init_all(outputs, network_key)
         return {
             "noise": tuple(orthogonal(k, (n, n)) for k, n in zip(keys, dims, strict=True)),
-            "networks": hierarchies.init_all(outputs, network_key),
+            "layers": tuple(layers),
+            "network": network,
             "observation": observation.init(observation_key),
         }
 
     def likelihood_of(params: Params, xi: tuple[Array, ...]) -> Distribution:
         activity: Array = jnp.zeros(())
-        layers = zip(params["noise"], xi, outputs, params["networks"], strict=True)
+        networks = (*params["layers"], params["network"])
+        layers = zip(params["noise"], xi, outputs, networks, strict=True)
         for noise, xi_layer, output, output_params in layers:
             activity = output.apply(output_params, activity + noise @ xi_layer)
         return observation.distribution(params["observation"], activity)

@@ -229,7 +229,15 @@ def reflect(vectors: Array, z: Array, *, reverse: bool = False) -> Array:
 
 
 def sized(factory: NetworkFactory, num_outputs: int) -> Network:
-    """The factory's network for so many outputs, whose `apply` raises unless it has them."""
+    """The factory's network for so many outputs, whose `apply` raises unless it has them.
+
+    Args:
+        factory: from a number of outputs to a network.
+        num_outputs: how many the posterior needs.
+
+    Returns:
+        The network, with the same parameters.
+    """
     network = Network(*factory(num_outputs))
 
     def apply(params: Params, inputs: Array) -> Array:

@@ -13,8 +13,10 @@ from genjax_models.models.latent import (
     gaussian_belief_net,
     hierarchies,
     ladder_vae,
+    parts,
     vae,
 )
+from genjax_models.networks import with_output_bias
 from tests.models.latent.linear_hierarchy import dense, linear_hierarchy
 from tests.statistics import assert_mean, jit_once
 
@@ -205,7 +207,8 @@ def dlgm(num_layers: int, **options):
 def exact_dlgm_log_prob(params: dict, num_layers: int, x: np.ndarray) -> float:
     """h_L = G_L xi_L, h_l = T_l h_(l+1) + t_l + G_l xi_l, x = T_0 h_1 + t_0 + s eps."""
     mean, covariance = np.zeros(2), np.zeros((2, 2))
-    layers = zip(params["likelihood"]["noise"], params["likelihood"]["networks"], strict=True)
+    networks = (*params["likelihood"]["layers"], params["likelihood"]["network"])
+    layers = zip(params["likelihood"]["noise"], networks, strict=True)
     for noise, network in layers:
         covariance = covariance + np.asarray(noise @ noise.T, np.float64)
         kernel, bias = (np.asarray(network["params"]["Dense_0"][k]) for k in ("kernel", "bias"))
@@ -223,7 +226,7 @@ def test_weights_of_a_linear_deep_latent_gaussian_model(num_layers: int, covaria
     # A posterior near the prior, so that the weights have a small variance.
     params["posterior"] = jax.tree.map(lambda leaf: 0.2 * leaf + 0.05, params["posterior"])
     params["likelihood"]["observation"]["log_scale"] = jnp.array(0.9)
-    for network in params["likelihood"]["networks"]:
+    for network in (*params["likelihood"]["layers"], params["likelihood"]["network"]):
         network["params"]["Dense_0"]["bias"] = jnp.array([0.3, -0.2])
     draw = jit_once(log_weights, static_argnums=(0, 4))
     weights = np.exp(draw(model, params, jax.random.key(4), X, 100_000))
@@ -238,7 +241,7 @@ def test_a_rank_one_posterior_is_exact_for_one_observed_dimension() -> None:
     params = model.init(jax.random.key(0))
     s, b, x = 0.6, 0.4, jnp.array([1.3])
     params["likelihood"]["observation"]["log_scale"] = jnp.log(s)
-    network = params["likelihood"]["networks"][0]["params"]["Dense_0"]
+    network = params["likelihood"]["network"]["params"]["Dense_0"]
     network["bias"] = jnp.array([b])
     w = np.asarray(params["likelihood"]["noise"][0].T @ network["kernel"][:, 0], np.float64)
     covariance = np.linalg.inv(np.eye(3) + np.outer(w, w) / s**2)
@@ -276,6 +279,40 @@ def test_bad_sizes_are_refused_by_name(factory, settings: dict, message: str) ->
 def test_an_unknown_covariance_is_refused() -> None:
     with pytest.raises(ValueError, match="covariance must be"):
         deep_latent_gaussian_model(covariance="full")
+
+
+@pytest.mark.parametrize("factory", [gaussian_belief_net, ladder_vae, deep_latent_gaussian_model])
+def test_a_start_at_the_mean_is_one_for_small_activities(factory) -> None:
+    """With all other weights of the decoder at zero, p(x | z) has the mean of the data."""
+    model = factory(num_dims=3, latent_dims=(2, 2), hidden=(4, 4), num_hidden_layers=1)
+    params = model.init(jax.random.key(0))
+    mean = jnp.array([0.2, 1.0, 0.7])
+    started = parts.start_at_mean(params, mean)
+    assert jax.tree.structure(started) == jax.tree.structure(params)
+    changed = [
+        jax.tree_util.keystr(path)
+        for (path, leaf), other in zip(
+            jax.tree.leaves_with_path(started), jax.tree.leaves(params), strict=True
+        )
+        if np.any(leaf != other)
+    ]
+    assert len(changed) == 1
+    assert changed[0].startswith("['likelihood']['network']")
+    bias = jax.tree.map(jnp.zeros_like, started["likelihood"])
+    bias["network"] = with_output_bias(
+        bias["network"], started["likelihood"]["network"]["params"]["Dense_1"]["bias"]
+    )
+    z = model.prior(params).sample(seed=jax.random.key(1))
+    found = model.likelihood(started | {"likelihood": bias}, z).mean()
+    np.testing.assert_allclose(found, [0.2, 0.999, 0.7], rtol=1e-5)
+
+
+def test_a_start_at_the_mean_of_another_size_is_refused() -> None:
+    params = vae(num_dims=3, latent_dim=2, hidden=(4,)).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"last dense layer, of shape \(3,\), got \(4,\)"):
+        parts.start_at_mean(params, jnp.full(4, 0.5))
+    with pytest.raises(ValueError, match="of shape None"):
+        with_output_bias({"params": {"Conv_0": {"bias": jnp.zeros(3)}}}, jnp.zeros(3))
 
 
 def test_default_sizes_are_those_of_the_papers() -> None:
