@@ -82,6 +82,101 @@ PUBLISHED = (
             (_DYNAMIC, "iwae", 50, 84.78, 1),
         )
     ),
+    *(
+        Published(
+            "hierarchy",
+            data,
+            protocol,
+            {
+                "model": "belief_net",
+                "bound": bound,
+                "num_samples": num_samples,
+                "latent_dims": [100, 50],
+                "hidden": [200, 100],
+            },
+            value,
+            _IMPORTANCE,
+            f"Burda et al. 2016, table {table}, two layers",
+            _READ,
+        )
+        for (data, protocol), bound, num_samples, value, table in (
+            (_STATIC, "elbo", 1, 88.08, 3),
+            (_STATIC, "iwae", 5, 86.17, 3),
+            (_STATIC, "iwae", 50, 85.32, 3),
+            (_DYNAMIC, "elbo", 1, 85.33, 1),
+            (_DYNAMIC, "iwae", 5, 83.89, 1),
+            (_DYNAMIC, "iwae", 50, 82.90, 1),
+        )
+    ),
+    Published(
+        "hierarchy",
+        *_DYNAMIC,
+        {"model": "ladder", "latent_dims": [64, 32, 16, 8, 4]},
+        81.74,
+        "importance sampling; batch normalisation, fine-tuned with 10 samples",
+        "Sonderby et al. 2016",
+        _CITED,
+    ),
+    *(
+        Published(
+            "flow_posterior",
+            *_STATIC,
+            {"posterior": posterior, "num_flows": num_flows, "latent_dim": 40},
+            value,
+            "bound",
+            "Rezende & Mohamed 2015, table 2",
+            _READ,
+        )
+        for posterior, num_flows, value in (
+            ("planar", 0, 89.9),
+            ("planar", 10, 87.5),
+            ("planar", 20, 86.5),
+            ("planar", 40, 85.7),
+            ("planar", 80, 85.1),
+        )
+    ),
+    *(
+        Published(
+            "hamiltonian",
+            *_STATIC,
+            {"num_steps": num_steps, "num_iterations": 1},
+            value,
+            "importance sampling",
+            "Salimans et al. 2015",
+            _CITED,
+        )
+        for num_steps, value in ((1, 88.08), (4, 86.40), (8, 85.51))
+    ),
+    *(
+        Published(
+            "auxiliary",
+            *_DYNAMIC,
+            {"model": "auxiliary", "latent_dims": latent_dims, "num_samples": 1},
+            value,
+            _IMPORTANCE,
+            f"Maaloe et al. 2016, table 3, L = {len(latent_dims)}",
+            _REMEMBERED,
+        )
+        for latent_dims, value in (([100], 84.59), ([100, 100], 82.97))
+    ),
+    *(
+        Published(
+            "vamp_prior",
+            data,
+            protocol,
+            {"prior": prior, "latent_dim": 40, "hidden": [300, 300]},
+            value,
+            _IMPORTANCE,
+            "Tomczak & Welling 2018, table 1, one layer",
+            _REMEMBERED,
+        )
+        for (data, protocol), prior, value in (
+            (_STATIC, "normal", 88.56),
+            (_STATIC, "vamp", 85.57),
+            (_DYNAMIC, "normal", 84.50),
+            (_DYNAMIC, "vamp", 82.38),
+        )
+    ),
     Published(
         "real_nvp",
         "mnist",

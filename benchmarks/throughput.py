@@ -23,6 +23,7 @@ import tyro
 
 from benchmarks import evaluation
 from benchmarks.contenders import Contender, Sizes, draw_batch, draw_layers
+from benchmarks.peers import hierarchies
 from benchmarks.timing import Interval, median_interval, race, ratios
 
 PEERS = ("library", "handwritten", "numpyro_svi", "torch_eager", "matmuls")
@@ -45,6 +46,8 @@ class Settings:
     """Turns of each contender; at least 15 for a result worth keeping."""
     num_samples: tuple[int, ...] = (1, 5, 50)
     """K of the training steps: the ELBO for 1, the importance-weighted bound above."""
+    hierarchy_samples: int = 50
+    """K of the two-layer IWAE and the ladder, beside the same by hand; 0 skips them."""
     num_images: int = 10
     """Images whose log-likelihoods are evaluated together; 0 skips evaluation."""
     chunk_size: int = 100
@@ -63,8 +66,21 @@ def main(settings: Settings) -> None:
     for statement in IMPORTS:
         report.append(f"`{statement}` beyond `import jax`: {_import_time(statement)} s")
     for num_samples in settings.num_samples:
-        report.append(_training_table(num_samples, settings.rounds))
-        print(f"K = {num_samples} done", file=sys.stderr)
+        competing = contenders(num_samples, Sizes())
+        report.append(
+            _training_table(f"K = {num_samples}", competing, num_samples, settings.rounds)
+        )
+    if settings.hierarchy_samples:
+        num_samples = settings.hierarchy_samples
+        for name in hierarchies.MODELS:
+            competing = hierarchies.contenders(
+                name,
+                num_samples,
+                draw_batch(Sizes(), 2),
+                microbatch_size=_microbatch_size(num_samples, Sizes().batch_size),
+            )
+            title = f"{name}, K = {num_samples}"
+            report.append(_training_table(title, competing, num_samples, settings.rounds))
     if settings.num_images:
         report.append(_evaluation_report(settings))
     report.append(f"Load average at the end: {_load()}")
@@ -91,18 +107,23 @@ def contenders(num_samples: int, sizes: Sizes) -> list[Contender]:
                 raise
             continue
         found.append(module.contender(*arguments))
-        if peer == "library" and num_samples * sizes.batch_size > MICROBATCH_ROWS:
-            size = _largest_divisor(sizes.batch_size, at_most=MICROBATCH_ROWS // num_samples)
+        size = _microbatch_size(num_samples, sizes.batch_size)
+        if peer == "library" and size is not None:
             found.append(module.contender(*arguments, microbatch_size=size))
     return found
 
 
-def _largest_divisor(number: int, *, at_most: int) -> int:
-    return max((d for d in range(1, at_most + 1) if number % d == 0), default=1)
+def _microbatch_size(num_samples: int, batch_size: int) -> int | None:
+    """The largest that divides the batch and keeps to `MICROBATCH_ROWS`; None where all does."""
+    if num_samples * batch_size <= MICROBATCH_ROWS:
+        return None
+    at_most = MICROBATCH_ROWS // num_samples
+    return max((d for d in range(1, at_most + 1) if batch_size % d == 0), default=1)
 
 
-def _training_table(num_samples: int, num_rounds: int) -> str:
-    competing = contenders(num_samples, Sizes())
+def _training_table(
+    title: str, competing: list[Contender], num_samples: int, num_rounds: int
+) -> str:
     first_calls = [_seconds_of_first_step(contender) for contender in competing]
     num_steps = max(10, 100 // num_samples)
     runs = [contender.run for contender in competing]
@@ -111,7 +132,7 @@ def _training_table(num_samples: int, num_rounds: int) -> str:
     # Each row's ratios are against the library, and against it in microbatches where it has them.
     ours = [i for i, contender in enumerate(competing) if contender.name.startswith(LIBRARY)]
     lines = [
-        f"### K = {num_samples}: {num_rounds} rounds of {num_steps} steps",
+        f"### {title}: {num_rounds} rounds of {num_steps} steps",
         "",
         f"| | ms a step |{''.join(f' {competing[i].name} / this |' for i in ours)} compile s |",
         f"|---|---|{'---|' * len(ours)}---|",
@@ -122,6 +143,7 @@ def _training_table(num_samples: int, num_rounds: int) -> str:
         cells += [str(ratios(seconds[i], turns)) for i in ours]
         cells.append(f"{max(first_call - step.median, 0):.2f}")
         lines.append(f"| {' | '.join(cells)} |")
+    print(f"{title} done", file=sys.stderr)
     return "\n".join(lines)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import timing
-from benchmarks.contenders import Sizes
-from benchmarks.peers import matmuls
+from benchmarks.contenders import Sizes, draw_batch
+from benchmarks.peers import hierarchies, matmuls
 from benchmarks.throughput import contenders
 
 SIZES = Sizes(num_dims=12, num_hidden=7, latent_dim=3, batch_size=100)
@@ -27,6 +27,31 @@ def test_contenders_agree_on_the_expected_loss(num_samples):
         assert standard_error < 0.025  # small against a missing bias or a K that is off by one
         assert abs(losses.mean() - reference.mean()) < 5 * standard_error, name
         assert losses.std() == pytest.approx(reference.std(), rel=0.2), name
+
+
+@pytest.mark.parametrize("name", hierarchies.MODELS)
+def test_hierarchies_agree_on_the_expected_loss_and_train(name):
+    competing = hierarchies.contenders(
+        name,
+        5,
+        draw_batch(SIZES, 0),
+        microbatch_size=20,
+        latent_dims=(3, 2),
+        hidden=(5, 4),
+        num_hidden_layers=2,
+    )
+    assert [c.name for c in competing] == [
+        "genjax_models",
+        "genjax_models, microbatches of 20",
+        "hand-written JAX",
+    ]
+    ours, _, by_hand = (c.losses(NUM_DRAWS).astype(np.float64) for c in competing)
+    standard_error = np.sqrt((ours.var() + by_hand.var()) / NUM_DRAWS)
+    assert standard_error < 0.02
+    assert abs(ours.mean() - by_hand.mean()) < 5 * standard_error
+    assert ours.std() == pytest.approx(by_hand.std(), rel=0.2)
+    for contender in competing:
+        contender.run(2)
 
 
 def test_contenders_train():
