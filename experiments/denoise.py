@@ -7,7 +7,6 @@ meaning then); `--help` lists the rest.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,26 +210,15 @@ def evaluate(
     return metrics
 
 
+def report(result: dict[str, Any], folder: Path) -> None:
+    """Print the table of a result."""
+    title = f"Noise removed from {result['data']['name']} by {result['model']}, mean ± s.e."
+    print_metrics(result["metrics"], title, [f"run folder: {folder}"])
+
+
 def run(settings: Settings) -> Path:
     """Take or train the model, add noise and remove it, measure and draw; gives back the folder."""
-    with downstream.open_downstream("denoise", settings) as run:
-        result = run.result()
-        if result is None:
-            trained = downstream.train_or_read(run, settings, vae.run, vae.Settings)
-            started = time.perf_counter()
-            metrics = evaluate(settings, trained, run.path)
-            result = harness.finish_run(
-                run,
-                settings,
-                trained.dataset,
-                model=trained.name,
-                metrics=metrics,
-                num_steps=0,
-                seconds={"evaluate": time.perf_counter() - started},
-            )
-        title = f"Noise removed from {result['data']['name']} by {result['model']}, mean ± s.e."
-        print_metrics(result["metrics"], title, [f"run folder: {run.path}"])
-    return run.path
+    return downstream.run_downstream("denoise", settings, vae.run, vae.Settings, evaluate, report)
 
 
 main = harness.command_line(run, Settings, "denoise")

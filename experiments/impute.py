@@ -7,7 +7,6 @@ variable model instead (the settings of the VAE have no meaning then); `--help` 
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,26 +246,15 @@ def print_metrics(metrics: dict[str, dict[str, Any]], title: str, notes: list[st
     downstream.print_table(title, [f"{kind}\n{unit}" for kind, unit in columns], rows, notes)
 
 
+def report(result: dict[str, Any], folder: Path) -> None:
+    """Print the table of a result."""
+    title = f"Missing pixels of {result['data']['name']} by {result['model']}, mean ± s.e."
+    print_metrics(result["metrics"], title, [f"run folder: {folder}"])
+
+
 def run(settings: Settings) -> Path:
     """Take or train the model, fill in, measure and draw; returns the run's folder."""
-    with downstream.open_downstream("impute", settings) as run:
-        result = run.result()
-        if result is None:
-            trained = downstream.train_or_read(run, settings, vae.run, vae.Settings)
-            started = time.perf_counter()
-            metrics = evaluate(settings, trained, run.path)
-            result = harness.finish_run(
-                run,
-                settings,
-                trained.dataset,
-                model=trained.name,
-                metrics=metrics,
-                num_steps=0,
-                seconds={"evaluate": time.perf_counter() - started},
-            )
-        title = f"Missing pixels of {result['data']['name']} by {result['model']}, mean ± s.e."
-        print_metrics(result["metrics"], title, [f"run folder: {run.path}"])
-    return run.path
+    return downstream.run_downstream("impute", settings, vae.run, vae.Settings, evaluate, report)
 
 
 main = harness.command_line(run, Settings, "impute")

@@ -8,7 +8,6 @@ rest.
 
 import dataclasses
 import functools
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +72,9 @@ def widen(model: LatentVariableModel) -> LatentVariableModel:
     return model._replace(posterior=posterior)
 
 
-def evaluate(settings: Settings, trained: downstream.Trained) -> dict[str, dict[str, Any]]:
+def evaluate(
+    settings: Settings, trained: downstream.Trained, folder: Path
+) -> dict[str, dict[str, Any]]:
     """The `metrics`: log p(x), both bounds and both gaps on the first test examples."""
     start = trained.model if settings.family == "same" else widen(trained.model)
     refined = refine(
@@ -125,23 +126,15 @@ def evaluate(settings: Settings, trained: downstream.Trained) -> dict[str, dict[
 
 def run(settings: Settings) -> Path:
     """Take or train the model and split its gap; returns the run's folder."""
-    with downstream.open_downstream("inference_gap", settings) as run:
-        result = run.result()
-        if result is None:
-            trained = downstream.train_or_read(run, settings, vae.run, vae.Settings)
-            started = time.perf_counter()
-            metrics = evaluate(settings, trained)
-            result = harness.finish_run(
-                run,
-                settings,
-                trained.dataset,
-                model=trained.name,
-                metrics=metrics,
-                num_steps=settings.refine_steps,
-                seconds={"evaluate": time.perf_counter() - started},
-            )
-        harness.print_result(result, run.path)
-    return run.path
+    return downstream.run_downstream(
+        "inference_gap",
+        settings,
+        vae.run,
+        vae.Settings,
+        evaluate,
+        harness.print_result,
+        num_steps=settings.refine_steps,
+    )
 
 
 main = harness.command_line(run, Settings, "inference_gap")

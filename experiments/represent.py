@@ -8,7 +8,6 @@ latent-variable model or an auto-encoder instead (the settings of the VAE have n
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,8 +101,10 @@ def classify(
     }
 
 
-def evaluate(settings: Settings, trained: downstream.Trained) -> dict[str, dict[str, Any]]:
-    """Test accuracies with their standard errors, and against those of the pixels."""
+def evaluate(
+    settings: Settings, trained: downstream.Trained, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Test accuracies with their errors, also against those of the pixels, and the pictures."""
     dataset = trained.dataset
     labels = {
         "train": dataset.train.labels,
@@ -124,14 +125,15 @@ def evaluate(settings: Settings, trained: downstream.Trained) -> dict[str, dict[
             baseline = found[pixels][classifier][0].astype(np.float64)
             entry = downstream.error_metric(right, baseline, "pixels", "accuracy")
             metrics[f"{name}, {classifier}"] = entry | {"chosen_on_validation": setting}
+    if is_main_process():
+        draw(features, known["test"], folder)
     return metrics
 
 
-def draw(settings: Settings, trained: downstream.Trained, folder: Path) -> None:
+def draw(features: dict[str, Features], labels: np.ndarray, folder: Path) -> None:
     """The test set in two and three dimensions, by its codes and by its pixels."""
     from sklearn.decomposition import PCA
 
-    features = make_features(settings, trained)
     names = list(features)
     sets = {"posterior means": features[names[0]], "pixels": features[names[-1]]}
     for num_dims in (2, 3):
@@ -148,7 +150,7 @@ def draw(settings: Settings, trained: downstream.Trained, folder: Path) -> None:
                 embeddings[title] = components.transform(parts["test"])
         if embeddings:
             pictures_latent.save_embeddings(
-                folder / f"embedding-{num_dims}d.png", embeddings, trained.dataset.test.labels
+                folder / f"embedding-{num_dims}d.png", embeddings, labels
             )
 
 
@@ -167,25 +169,9 @@ def print_metrics(result: dict[str, Any], folder: Path) -> None:
 
 def run(settings: Settings) -> Path:
     """Take or train the model, classify and draw; returns the run's folder."""
-    with downstream.open_downstream("represent", settings) as run:
-        result = run.result()
-        if result is None:
-            trained = downstream.train_or_read(run, settings, vae.run, vae.Settings)
-            started = time.perf_counter()
-            metrics = evaluate(settings, trained)
-            if is_main_process():
-                draw(settings, trained, run.path)
-            result = harness.finish_run(
-                run,
-                settings,
-                trained.dataset,
-                model=trained.name,
-                metrics=metrics,
-                num_steps=0,
-                seconds={"evaluate": time.perf_counter() - started},
-            )
-        print_metrics(result, run.path)
-    return run.path
+    return downstream.run_downstream(
+        "represent", settings, vae.run, vae.Settings, evaluate, print_metrics
+    )
 
 
 main = harness.command_line(run, Settings, "represent")

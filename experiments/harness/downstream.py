@@ -1,6 +1,7 @@
 """What experiments on a trained latent-variable model share: the model, its data, its codes."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +12,7 @@ import numpy as np
 
 from experiments.harness.data import Dataset, load
 from experiments.harness.evaluate import measurement
-from experiments.harness.experiment import data_shape
+from experiments.harness.experiment import data_shape, finish_run
 from experiments.harness.mesh import is_main_process
 from experiments.harness.run import Run, load_config, load_run
 from genjax_models.interfaces import Array, Key, Params
@@ -64,7 +65,50 @@ def read_trained(folder: str | Path, data_dir: str | None) -> Trained:
     return Trained(loaded.model, loaded.params, loaded.settings, dataset, config["experiment"])
 
 
-def open_downstream(experiment: str, settings: Any) -> Run:
+def run_downstream(
+    experiment: str,
+    settings: Any,
+    train: Callable[[AnySettings], Path],
+    own: type[AnySettings],
+    evaluate: Callable[[Any, Trained, Path], Mapping[str, Any]],
+    report: Callable[[dict[str, Any], Path], None],
+    *,
+    num_steps: int = 0,
+) -> Path:
+    """Take or train a model, measure and draw, in a folder of its own.
+
+    Args:
+        experiment: the name of its module.
+        settings: with `trained`, a folder or None, and all that `own` has.
+        train: the experiment that trains, `train(settings) -> folder`.
+        own: the class of its settings.
+        evaluate: `evaluate(settings, trained, folder)`, the `metrics` of result.json; it draws.
+        report: `report(result, folder)`, which prints.
+        num_steps: of an optimisation that is part of the evaluation.
+
+    Returns:
+        The run's folder.
+    """
+    with _open(experiment, settings) as run:
+        result = run.result()
+        if result is None:
+            trained = _train_or_read(run, settings, train, own)
+            started = time.perf_counter()
+            metrics = evaluate(settings, trained, run.path)
+            result = finish_run(
+                run,
+                settings,
+                trained.dataset,
+                model=trained.name,
+                metrics=metrics,
+                num_steps=num_steps,
+                seconds={"evaluate": time.perf_counter() - started},
+            )
+        report(result, run.path)
+    return run.path
+
+
+def _open(experiment: str, settings: Any) -> Run:
     """The folder of an experiment on a trained model; the model's own config goes into its own."""
     extra = {}
     if settings.trained is not None:
@@ -79,7 +123,7 @@ def open_downstream(experiment: str, settings: Any) -> Run:
     )
 
 
-def train_or_read(
+def _train_or_read(
     run: Run, settings: Any, train: Callable[[AnySettings], Path], own: type[AnySettings]
 ) -> Trained:
     """The model of the run folder that the settings name, or one trained now.
