@@ -19,6 +19,7 @@ from experiments import harness, vae
 from experiments.harness import downstream, pictures_latent
 from experiments.harness.mesh import is_main_process, make_mesh
 from genjax_models import inference
+from genjax_models.distributions import has_log_prob
 from genjax_models.interfaces import Array, Key, Params
 
 _NEIGHBOURS = (1, 3, 5, 10, 20, 50)
@@ -148,7 +149,7 @@ def has_density(trained: downstream.Trained) -> bool:
     posterior = trained.model.posterior(
         trained.params, jnp.asarray(trained.dataset.test.x[0], jnp.float32)
     )
-    return hasattr(posterior, "log_prob")
+    return has_log_prob(posterior)
 
 
 def fit_neighbours(

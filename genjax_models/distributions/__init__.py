@@ -7,7 +7,7 @@ least.
 
 from genjax_models.distributions.autoregressive_bernoulli import AutoregressiveBernoulli
 from genjax_models.distributions.bernoulli import Bernoulli
-from genjax_models.distributions.chain import Chain, Reversed, sample_and_log_prob
+from genjax_models.distributions.chain import Chain, Reversed, has_log_prob, sample_and_log_prob
 from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
 from genjax_models.distributions.divergences import kl_divergence, kl_per_dimension
@@ -39,6 +39,7 @@ __all__ = [
     "Pushforward",
     "RankOneGaussian",
     "Reversed",
+    "has_log_prob",
     "is_reparameterized",
     "kl_divergence",
     "kl_per_dimension",

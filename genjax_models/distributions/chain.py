@@ -33,18 +33,12 @@ class Chain(NamedTuple):
     @property
     def reparameterized(self) -> bool:
         """Whether every layer's samples are differentiable functions of its parameters."""
-        found: list[bool] = []
+        return self._of_all_layers(is_reparameterized)
 
-        def draw(key: Key) -> None:
-            value: Event = ()
-            for conditional, layer_key in zip(self._conditionals(), self._keys(key), strict=True):
-                layer = conditional(value)
-                found.append(is_reparameterized(layer))
-                value = (*value, layer.sample(seed=layer_key))
-
-        # Which distribution a conditional gives is only known once it is called.
-        jax.eval_shape(draw, jax.eval_shape(jax.random.key, 0))
-        return all(found)
+    @property
+    def has_log_prob(self) -> bool:
+        """Whether every layer has a `log_prob`, without which the chain's raises a `TypeError`."""
+        return self._of_all_layers(has_log_prob)
 
     def sample(self, *, seed: Key) -> Event:
         """A tuple of layers, from first to last."""
@@ -66,7 +60,7 @@ class Chain(NamedTuple):
             )
         layers = [conditional(value[:i]) for i, conditional in enumerate(self._conditionals())]
         for layer in layers:
-            if not hasattr(layer, "log_prob"):
+            if not has_log_prob(layer):
                 raise TypeError(
                     f"log_prob of a chain needs that of every layer, which a {type(layer).__name__}"
                     " does not have: use sample_and_log_prob"
@@ -88,6 +82,20 @@ class Chain(NamedTuple):
             value = (*value, layer)
             log_probs.append(log_prob)
         return value, _stack(log_probs)
+
+    def _of_all_layers(self, predicate: Callable[[Posterior], bool]) -> bool:
+        found: list[bool] = []
+
+        def draw(key: Key) -> None:
+            value: Event = ()
+            for conditional, layer_key in zip(self._conditionals(), self._keys(key), strict=True):
+                layer = conditional(value)
+                found.append(predicate(layer))
+                value = (*value, layer.sample(seed=layer_key))
+
+        # Which distribution a conditional gives is only known once it is called.
+        jax.eval_shape(draw, jax.eval_shape(jax.random.key, 0))
+        return all(found)
 
     def _conditionals(self) -> tuple[Conditional, ...]:
         return (lambda value: self.first, *self.rest)
@@ -113,6 +121,11 @@ class Reversed(NamedTuple):
         """As of the chain."""
         return self.chain.reparameterized
 
+    @property
+    def has_log_prob(self) -> bool:
+        """As of the chain."""
+        return self.chain.has_log_prob
+
     def sample(self, *, seed: Key) -> Event:
         """A tuple of layers, the last drawn in front."""
         return self.chain.sample(seed=seed)[::-1]
@@ -134,6 +147,20 @@ class Reversed(NamedTuple):
         """A draw and the log-probability of each of its layers, [L]."""
         value, log_probs = self.chain.sample_and_layer_log_probs(seed=seed)
         return value[::-1], log_probs[::-1]
+
+
+def has_log_prob(distribution: Posterior) -> bool:
+    """Whether values other than a distribution's own draws have a log-probability.
+
+    Args:
+        distribution: any. One whose `log_prob` may not work says so by an attribute
+            `has_log_prob: bool`.
+
+    Returns:
+        True if `log_prob(value)` may be asked.
+    """
+    declared = getattr(distribution, "has_log_prob", None)
+    return declared if isinstance(declared, bool) else hasattr(distribution, "log_prob")
 
 
 def sample_and_log_prob(distribution: Posterior, *, seed: Key) -> tuple[PyTree, Array]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from genjax_models.distributions import has_log_prob
 from genjax_models.distributions.divergences import as_diagonal_gaussian
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params, PyTree
@@ -191,7 +192,7 @@ def rate_parts(model: LatentVariableModel, params: Params, key: Key, xs: PyTree)
         raise ValueError(f"xs must be at least 2 examples, got {num_examples}")
     prior = model.prior(params)
     first = model.posterior(params, jax.tree.map(lambda leaf: leaf[0], xs))
-    if not hasattr(first, "log_prob"):
+    if not has_log_prob(first):
         raise TypeError(f"the posterior, a {type(first).__name__}, has no log_prob")
     by_dimension = all(as_diagonal_gaussian(one) is not None for one in (first, prior))
     keys = jax.random.split(key, num_examples)

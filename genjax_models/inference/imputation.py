@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
-from genjax_models.distributions import sample_and_log_prob
+from genjax_models.distributions import has_log_prob, sample_and_log_prob
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.inference.observations import Observation
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params, PyTree
@@ -134,7 +134,7 @@ def metropolis_within_gibbs(
     _check_steps(num_steps, num_burn_in)
     x = at_least_float32(x)
     start = model.posterior(params, x)
-    if not hasattr(start, "log_prob"):
+    if not has_log_prob(start):
         raise TypeError(
             "metropolis_within_gibbs needs log_prob of the posterior, which a"
             f" {type(start).__name__} does not have: use pseudo_gibbs"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
-from genjax_models.distributions import is_reparameterized, sample_and_log_prob
+from genjax_models.distributions import has_log_prob, is_reparameterized, sample_and_log_prob
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
     Array,
@@ -246,7 +246,7 @@ def check_pathwise(posterior: Any, estimator: str = "pathwise") -> None:
 
 def check_log_prob(posterior: Posterior, estimator: str) -> Distribution:
     """The posterior; raises a `TypeError` that names the remedy unless it has a `log_prob`."""
-    if not hasattr(posterior, "log_prob"):
+    if not has_log_prob(posterior):
         raise TypeError(
             f'estimator "{estimator}" needs log_prob of the posterior, which a'
             f' {type(posterior).__name__} does not have: use estimator="pathwise"'

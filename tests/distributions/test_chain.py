@@ -12,7 +12,9 @@ from genjax_models.distributions import (
     Bernoulli,
     Chain,
     DiagonalGaussian,
+    Pushforward,
     Reversed,
+    has_log_prob,
     sample_and_log_prob,
 )
 from tests.statistics import assert_mean, jit_once
@@ -130,6 +132,23 @@ def gaussian(scale: jax.Array, previous: tuple) -> DiagonalGaussian:
 def test_it_is_reparameterized_if_every_layer_is(layers: Chain, expected: bool) -> None:
     assert layers.reparameterized is expected
     assert Reversed(layers).reparameterized is expected
+
+
+def without_density(scale: jax.Array, previous: tuple) -> Pushforward:
+    return Pushforward(DiagonalGaussian(previous[-1], scale), lambda z: (2 * z, jnp.zeros(())))
+
+
+def test_it_has_a_log_prob_if_every_layer_has() -> None:
+    assert has_log_prob(chain())
+    assert has_log_prob(Reversed(chain()))
+    start = DiagonalGaussian(FIRST, FIRST)
+    flow = Chain(start, (Partial(without_density, FIRST),))
+    assert not has_log_prob(flow)
+    assert not has_log_prob(Reversed(flow))
+    # A chain inside a chain.
+    assert not has_log_prob(Chain(start, (lambda previous: flow,)))
+    with pytest.raises(TypeError, match="a Pushforward does not have: use sample_and_log_prob"):
+        flow.log_prob((FIRST, FIRST))
 
 
 @pytest.mark.parametrize("value", [STATES[0][:2], (*STATES[0], FIRST), list(STATES[0]), FIRST])
