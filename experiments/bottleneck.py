@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.nn import logsumexp
 from jax.sharding import Mesh
 
 from experiments import harness
@@ -54,6 +55,7 @@ class Settings(harness.Settings):
         )
         if not self.betas or not all(0 <= beta < float("inf") for beta in self.betas):
             raise ValueError(f"betas must be finite and not negative, got {self.betas}")
+        harness.check_distinct(self, "betas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,14 +188,17 @@ class Evaluator:
             posterior = model.posterior(params, y)
             keys = jax.random.split(key, self.settings.evaluation_samples)
 
-            def probabilities(key: Key) -> Array:
-                return model.likelihood(params, posterior.sample(seed=key)).mean()  # type: ignore[attr-defined]
+            def predict(key: Key) -> tuple[Array, Array]:
+                likelihood: Any = model.likelihood(params, posterior.sample(seed=key))
+                return likelihood.mean(), likelihood.log_prob(y)
 
-            mean = jnp.mean(jax.vmap(probabilities)(keys), axis=0)
+            probabilities, log_probs = jax.vmap(predict)(keys)
+            mean = jnp.mean(probabilities, axis=0)
             return {
                 "accuracy": jnp.argmax(mean) == jnp.argmax(y),
                 "rate": kl_divergence(posterior, model.prior(params)),
-                "log_likelihood": jnp.log(jnp.sum(mean * y)),
+                # The mean probability of y, which may be too small for its own dtype.
+                "log_likelihood": logsumexp(log_probs) - jnp.log(len(log_probs)),
             }
 
         def measured(params: Params, key: Key, rows: Array) -> PyTree:

@@ -188,6 +188,12 @@ def evaluate(
             f"denoise is for binary pixels, but {dataset.name} is under the protocol"
             f" {dataset.protocol}: train with --likelihood bernoulli"
         )
+    likelihood = downstream.example_likelihood(trained)
+    if not isinstance(likelihood, Bernoulli):
+        raise ValueError(
+            "denoise is for a model whose p(x | z) is a Bernoulli, got a"
+            f" {type(likelihood).__name__}"
+        )
     x = dataset.test.x[: settings.num_images].astype(np.float32)
     metrics = {}
     for kind in ("salt and pepper", "Gaussian"):

@@ -78,10 +78,13 @@ class Settings(harness.Settings):
         harness.check_positive(self, "num_draws", "forest_examples")
         if self.data != "dsprites":
             raise ValueError(f"data must be dsprites, whose factors are known, got {self.data!r}")
+        if self.latent_dim < 2:
+            raise ValueError(f"latent_dim must be at least 2, got {self.latent_dim}")
         if self.batch_size is None:
             raise ValueError("batch_size must be a number")
         if not self.betas or not all(0 < beta < float("inf") for beta in self.betas):
             raise ValueError(f"betas must be finite and above zero, got {self.betas}")
+        harness.check_distinct(self, "betas")
 
 
 class State(NamedTuple):

@@ -20,6 +20,7 @@ from experiments.harness import downstream, pictures_latent
 from experiments.harness.mesh import is_main_process, make_mesh
 from genjax_models import inference
 from genjax_models.distributions import has_log_prob
+from genjax_models.distributions.factorized import check_factorized
 from genjax_models.interfaces import Array, Key, Params
 
 _NEIGHBOURS = (1, 3, 5, 10, 20, 50)
@@ -101,7 +102,12 @@ def make_masks(
 def build_samplers(
     settings: Settings, trained: downstream.Trained
 ) -> dict[str, Callable[..., Any]]:
-    """By name: `sampler(x [N, num_dims], mask [N, num_dims]) -> (means, draws)`."""
+    """By name: `sampler(x [N, num_dims], mask [N, num_dims]) -> (means, draws)`.
+
+    Raises:
+        TypeError: pixels that depend on each other given z, as those of a lossy VAE do.
+    """
+    check_factorized(downstream.example_likelihood(trained))
     start = jnp.asarray(downstream.intensities(trained.dataset).mean(axis=0))
     model, num_steps = trained.model, settings.num_steps
     key = jax.random.fold_in(jax.random.key(settings.seed), 3)

@@ -107,7 +107,11 @@ def evaluate(
     xs = trained.dataset.test.x[: settings.num_refined]
     found: InferenceGap = measure(trained.params, key, xs, show=True)
     entry = functools.partial(harness.metric, num_samples=settings.evaluation_samples)
-    gaps = {"approximation": found.approximation_error, "amortization": found.amortization_error}
+    gaps = {
+        # log p(x) is estimated too low, the refined bound is below the best of its family.
+        "approximation": (found.approximation_error, None),
+        "amortization": (found.amortization_error, "lower"),
+    }
     bounds = {
         "test_log_likelihood": found.log_likelihood,
         "test_refined_bound": found.refined_bound,
@@ -117,12 +121,12 @@ def evaluate(
         | {"monte_carlo_error": None}
         for name, values in (bounds | {"test_bound": found.amortized_bound}).items()
     }
-    for name, errors in gaps.items():
+    for name, (errors, direction) in gaps.items():
         metrics[f"test_{name}_gap"] = entry(
             getattr(found, name),
             np.asarray(errors),
             estimator=f"{settings.family} family",
-            bound="lower",
+            bound=direction,
         )
     return metrics
 

@@ -74,6 +74,7 @@ class Settings(harness.Settings):
             raise ValueError(f"families must be different ones, got {self.families}")
         if not self.betas or not all(0 <= beta < float("inf") for beta in self.betas):
             raise ValueError(f"betas must be finite and not negative, got {self.betas}")
+        harness.check_distinct(self, "betas")
 
 
 @dataclasses.dataclass(frozen=True)

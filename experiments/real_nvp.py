@@ -151,11 +151,19 @@ def starting_example(settings: Settings, dataset: harness.Dataset, key: Key, x: 
 
 
 class LevelsEvaluator(harness.LatentEvaluator):
-    """Bounds and log-likelihoods of grey levels, in nats and in bits per dimension."""
+    """Bounds and log-likelihoods of grey levels, in nats and in bits per dimension.
+
+    The latent is the level itself with the noise that makes it continuous: what it carries is no
+    question.
+    """
+
+    def monitor(self, state: Any) -> dict[str, float]:
+        """What the learning curves show beside the training loss."""
+        return {"validation_bound": self.measure_bound(state.params, "validation")["value"]}
 
     def evaluate(self, state: Any) -> dict[str, Any]:
         """The `metrics` of result.json."""
-        metrics = super().evaluate(state)
+        metrics = self.measure_bounds(state.params)
         num_dims = self.dataset.test.x.shape[1]
         bits = harness.bits_per_dim(metrics["test_log_likelihood"], num_dims)
         return metrics | {"test_bits_per_dim": bits}

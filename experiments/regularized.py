@@ -17,6 +17,12 @@ from genjax_models import learning
 from genjax_models.interfaces import LatentVariableModel, Objective
 from genjax_models.models import latent
 
+# Of the bounds of one example; a microbatch would be the batch that these objectives are of.
+_UNUSED = (
+    *("bound", "alpha", "betas", "num_groups", "elbo_weight"),
+    *("chunk_size", "estimator", "kl", "microbatch_size"),
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings(harness.VariationalSettings):
@@ -46,11 +52,20 @@ class Settings(harness.VariationalSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         harness.check_positive(self, "latent_dim", "capacity_epochs")
-        for name, default in {"bound": "elbo", "estimator": "pathwise"}.items():
-            if getattr(self, name) != default:
-                raise ValueError(f"{name} must be {default!r} here, got {getattr(self, name)!r}")
+        self._check_unused("here", *_UNUSED)
+        if self.objective != "beta_tcvae":
+            self._check_unused(f"for objective {self.objective}", "beta", "warm_up_epochs")
+        if self.objective in ("info_vae", "beta_tcvae"):
+            self._check_unused(f"for objective {self.objective}", "num_samples")
         if not 0 <= self.capacity < float("inf"):
             raise ValueError(f"capacity must be finite and not negative, got {self.capacity}")
+
+    def _check_unused(self, where: str, *names: str) -> None:
+        """Raise a `ValueError` that names a setting which has not its default."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in names and value != field.default:
+                raise ValueError(f"{field.name} must be {field.default!r} {where}, got {value!r}")
 
 
 def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:

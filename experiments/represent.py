@@ -170,7 +170,13 @@ def print_metrics(result: dict[str, Any], folder: Path) -> None:
 def run(settings: Settings) -> Path:
     """Take or train the model, classify and draw; returns the run's folder."""
     return downstream.run_downstream(
-        "represent", settings, vae.run, vae.Settings, evaluate, print_metrics
+        "represent",
+        settings,
+        vae.run,
+        vae.Settings,
+        evaluate,
+        print_metrics,
+        auto_encoders=True,
     )
 
 

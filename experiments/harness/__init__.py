@@ -18,7 +18,7 @@ from experiments.harness.latent import LatentEvaluator
 from experiments.harness.loop import train
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
-from experiments.harness.settings import Settings, check_positive, command_line
+from experiments.harness.settings import Settings, check_distinct, check_positive, command_line
 from experiments.harness.variational import VariationalSettings, num_levels, run_variational
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Settings",
     "VariationalSettings",
     "bits_per_dim",
+    "check_distinct",
     "check_positive",
     "command_line",
     "data_shape",

@@ -15,7 +15,7 @@ from experiments.harness.evaluate import measurement
 from experiments.harness.experiment import data_shape, finish_run
 from experiments.harness.mesh import is_main_process
 from experiments.harness.run import Run, load_config, load_run
-from genjax_models.interfaces import Array, Key, Params
+from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
 
 AnySettings = TypeVar("AnySettings")
 
@@ -38,18 +38,34 @@ class Trained(NamedTuple):
     name: str
 
 
-def read_trained(folder: str | Path, data_dir: str | None) -> Trained:
-    """The model of a run, with its data.
+def read_trained(
+    folder: str | Path, data_dir: str | None, *, auto_encoders: bool = False
+) -> Trained:
+    """The latent-variable model of a run, with its data.
 
     Args:
         folder: of the run.
         data_dir: where its data are; None for where the run had them.
+        auto_encoders: whether a model will do that has no more than an `encode`.
 
     Raises:
-        ValueError: the folder is not that of a run with a checkpoint, or its data are not those
-            of its data set's name.
+        ValueError: the folder is not that of a run with a checkpoint, its model is of another
+            kind, or its data are not those of its data set's name.
     """
-    loaded, config = load_run(folder), load_config(folder)
+    config = load_config(folder)
+    if "trained" in config["settings"]:
+        source = config["settings"]["trained"] or Path(folder) / "model"
+        raise ValueError(
+            f"{folder} is a run of {config['experiment']} on the model of {source}: give that one"
+        )
+    loaded = load_run(folder)
+    is_latent = isinstance(loaded.model, LatentVariableModel)
+    if not is_latent and not (auto_encoders and hasattr(loaded.model, "encode")):
+        wanted = "a latent-variable model" + (" or an auto-encoder" if auto_encoders else "")
+        raise ValueError(
+            f"trained must be the run of {wanted}, but {folder} is one of {config['experiment']},"
+            f" with a {type(loaded.model).__name__}"
+        )
     dataset = load(
         loaded.settings.data,
         likelihood=getattr(loaded.settings, "likelihood", "none"),
@@ -74,8 +90,11 @@ def run_downstream(
     report: Callable[[dict[str, Any], Path], None],
     *,
     num_steps: int = 0,
+    auto_encoders: bool = False,
 ) -> Path:
     """Take or train a model, measure and draw, in a folder of its own.
+
+    A run that `trained` names is read before the folder is made: what cannot be used leaves none.
 
     Args:
         experiment: the name of its module.
@@ -85,14 +104,21 @@ def run_downstream(
         evaluate: `evaluate(settings, trained, folder)`, the `metrics` of result.json; it draws.
         report: `report(result, folder)`, which prints.
         num_steps: of an optimisation that is part of the evaluation.
+        auto_encoders: whether the model may be an auto-encoder.
 
     Returns:
         The run's folder.
+
+    Raises:
+        ValueError: see `read_trained`, and what `evaluate` refuses.
     """
+    given = None
+    if settings.trained is not None:
+        given = read_trained(settings.trained, settings.data_dir, auto_encoders=auto_encoders)
     with _open(experiment, settings) as run:
         result = run.result()
         if result is None:
-            trained = _train_or_read(run, settings, train, own)
+            trained = given or read_trained(_train(run, settings, train, own), settings.data_dir)
             started = time.perf_counter()
             metrics = evaluate(settings, trained, run.path)
             result = finish_run(
@@ -123,24 +149,20 @@ def _open(experiment: str, settings: Any) -> Run:
     )
 
 
-def _train_or_read(
+def _train(
     run: Run, settings: Any, train: Callable[[AnySettings], Path], own: type[AnySettings]
-) -> Trained:
-    """The model of the run folder that the settings name, or one trained now.
+) -> Path:
+    """Train a model in the folder `model` of this run's folder; gives back that folder.
 
     Args:
-        run: the folder of this experiment; a model trained now goes into its folder `model`.
-        settings: with `trained`, a folder or None, and all that `own` has.
+        run: the folder of this experiment.
+        settings: with all that `own` has.
         train: the experiment that trains, `train(settings) -> folder`.
         own: the class of its settings.
     """
-    folder = settings.trained
-    if folder is None:
-        path = run.path / "model"
-        fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(own)}  # type: ignore[arg-type]
-        fields |= {"out": str(path), "resume": path.exists()}
-        folder = train(own(**fields))
-    return read_trained(folder, settings.data_dir)
+    path = run.path / "model"
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(own)}  # type: ignore[arg-type]
+    return train(own(**(fields | {"out": str(path), "resume": path.exists()})))
 
 
 def intensities(dataset: Dataset, num_examples: int | None = None) -> np.ndarray:
@@ -186,6 +208,13 @@ def code(model: Any, params: Params, key: Key, x: Array, *, num_samples: int = 2
 
 def _flat(tree: Any) -> Array:
     return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)])
+
+
+def example_likelihood(trained: Trained) -> Any:
+    """p(x | z) for one draw of z given the first test example: of what kind it is."""
+    x = jnp.asarray(trained.dataset.test.x[0], jnp.float32)
+    z = trained.model.posterior(trained.params, x).sample(seed=jax.random.key(0))
+    return trained.model.likelihood(trained.params, z)
 
 
 def error_metric(values: np.ndarray, baseline: np.ndarray, name: str, unit: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def metric(
     *,
     estimator: str,
     num_samples: int | None,
-    bound: str,
+    bound: str | None,
 ) -> dict[str, Any]:
     """An entry of the `metrics` of result.json: the mean with its two errors, and what it is.
 
@@ -70,7 +70,7 @@ def metric(
         monte_carlo_errors: the estimator's error of each, [N]; None where the values are exact.
         estimator: how it was measured, in words.
         num_samples: K; None where nothing is drawn.
-        bound: "lower", "exact" or "upper".
+        bound: "lower", "exact" or "upper"; None of an estimate that errs in either direction.
     """
     errors = None if monte_carlo_errors is None else jnp.asarray(monte_carlo_errors)
     estimate = mean_estimate(jnp.asarray(values), errors)
@@ -91,7 +91,7 @@ def measurement(
     monte_carlo_error: float | None,
     estimator: str,
     num_samples: int | None,
-    bound: str = "exact",
+    bound: str | None = "exact",
     unit: str = "nats",
 ) -> dict[str, Any]:
     """An entry of the `metrics` of result.json.
@@ -102,7 +102,7 @@ def measurement(
         monte_carlo_error: how far other draws would move it; None where that is not known.
         estimator: how it was measured, in words.
         num_samples: K; None where nothing is drawn.
-        bound: "lower", "exact" or "upper".
+        bound: "lower", "exact" or "upper"; None of an estimate that errs in either direction.
         unit: of the value.
     """
     return {

@@ -67,11 +67,14 @@ class LatentEvaluator:
     def evaluate(self, state: Any) -> dict[str, Any]:
         """The `metrics` of result.json: bounds, log p(x), and what the latents carry."""
         measures = self._latents(state.params, self._latent_key(), self.dataset.test.x)
+        return self.measure_bounds(state.params) | latent_measures.entries(measures)
+
+    def measure_bounds(self, params: Params) -> dict[str, Any]:
+        """Bounds and log p(x), as entries of `metrics`."""
         return {
-            "train_bound": self.measure_bound(state.params, "train"),
-            "test_bound": self.measure_bound(state.params, "test"),
-            "test_log_likelihood": self.measure_log_likelihood(state.params),
-            **latent_measures.entries(measures),
+            "train_bound": self.measure_bound(params, "train"),
+            "test_bound": self.measure_bound(params, "test"),
+            "test_log_likelihood": self.measure_log_likelihood(params),
         }
 
     def measure_bound(self, params: Params, split: str) -> dict[str, Any]:

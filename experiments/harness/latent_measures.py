@@ -139,7 +139,8 @@ def entries(measures: LatentMeasures) -> dict[str, Any]:
     )
     found["test_mutual_information"] |= {
         "largest_possible": math.log(measures.num_examples),
-        "upper_bound": float(value.mutual_information_upper),
+        # None: posteriors without overlap, such as those of dequantised levels, have no bound.
+        "upper_bound": _finite(value.mutual_information_upper),
     }
     found["test_marginal_kl"] = measurement(
         value=float(value.marginal_kl),
@@ -207,6 +208,8 @@ def _draw_layers(axes: Any, layers: Sequence[np.ndarray]) -> None:
         axes.bar(start + np.arange(values.size), values, width=1.0, label=name)
         start += values.size
     axes.set_xlabel("dimension of z" if start > len(layers) else "layer of z")
+    if start == len(layers):
+        axes.set_xticks(range(start), layer_names(layers))
     axes.set_ylabel("KL at the end, nats")
     if len(layers) > 1:
         axes.legend(frameon=False)
@@ -224,6 +227,10 @@ def _no_parts(model: LatentVariableModel, params: Params, xs: Array) -> str | No
     except (TypeError, AttributeError, NotImplementedError) as error:
         return str(error)
     return None
+
+
+def _finite(value: Array) -> float | None:
+    return float(value) if jnp.isfinite(value) else None
 
 
 def _per_example(layer: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def print_result(result: dict[str, Any], folder: Path) -> None:
 
 
 def _cells(metric: dict[str, Any]) -> tuple[str, ...]:
-    relation = {"lower": "≥", "exact": "=", "upper": "≤"}[metric["bound"]]
+    relation = {"lower": "≥", "exact": "=", "upper": "≤", None: "≈"}[metric["bound"]]
     # Nats are of the order of a hundred, other units of the order of one.
     digits = 2 if metric["unit"] == "nats" else 3
 

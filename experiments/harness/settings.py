@@ -44,6 +44,13 @@ def check_positive(settings: Settings, *names: str) -> None:
             raise ValueError(f"{name} must be above zero, got {getattr(settings, name)}")
 
 
+def check_distinct(settings: Settings, name: str) -> None:
+    """Raise a `ValueError` unless numbers stay apart as `{number:g}`, as results name them."""
+    numbers = getattr(settings, name)
+    if len({f"{number:g}" for number in numbers}) < len(numbers):
+        raise ValueError(f"{name} must differ in their first six digits, got {numbers}")
+
+
 # What may change between a run and its resumption without changing the result.
 NOT_PART_OF_THE_RESULT = frozenset(
     {"data_dir", "out", "resume", "checkpoint_seconds", "distributed"}

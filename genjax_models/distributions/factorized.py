@@ -11,7 +11,7 @@ from genjax_models.distributions.discretized_gaussian import DiscretizedGaussian
 from genjax_models.distributions.discretized_logistic import DiscretizedLogistic
 from genjax_models.distributions.gaussian import DiagonalGaussian
 from genjax_models.distributions.grey_levels import CategoricalLevels, DiscretizedLogisticMixture
-from genjax_models.distributions.numerics import at_least_float32
+from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.interfaces import Array
 
 # Their parameters have the dimensions of the event last, or none where all dimensions share them.
@@ -23,6 +23,21 @@ _FACTORIZED = (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
 )
+
+
+def check_factorized(distribution: Any) -> None:
+    """Raise a `TypeError` unless the distribution's dimensions are known to be independent."""
+    if hasattr(distribution, "log_prob_per_dimension") or isinstance(distribution, _FACTORIZED):
+        return
+    distrax = sys.modules.get("distrax")
+    if distrax is not None and isinstance(distribution, distrax.Independent):
+        inner = distribution.distribution
+        if inner.event_shape == () and len(inner.batch_shape) == 1:
+            return
+    raise TypeError(
+        f"the dimensions of a {type(distribution).__name__} are not known to be independent: give"
+        " the class a method log_prob_per_dimension(value) -> [num_dims] if they are"
+    )
 
 
 def log_prob_per_dimension(distribution: Any, value: Array) -> Array:
@@ -40,24 +55,19 @@ def log_prob_per_dimension(distribution: Any, value: Array) -> Array:
 
     Raises:
         TypeError: the distribution's dimensions are not known to be independent.
-        ValueError: the value is no vector.
+        ValueError: the value is no vector, or not of the distribution's shape.
     """
     value = jnp.asarray(value)
     if value.ndim != 1:
         raise ValueError(f"value must be a vector, got shape {value.shape}")
+    check_factorized(distribution)
     if hasattr(distribution, "log_prob_per_dimension"):
         return distribution.log_prob_per_dimension(value)
     if isinstance(distribution, _FACTORIZED):
         return _map_dimensions(distribution, value)
-    distrax = sys.modules.get("distrax")
-    if distrax is not None and isinstance(distribution, distrax.Independent):
-        inner = distribution.distribution
-        if inner.event_shape == () and inner.batch_shape == value.shape:
-            return at_least_float32(inner.log_prob(value))
-    raise TypeError(
-        f"the dimensions of a {type(distribution).__name__} are not known to be independent: give"
-        " the class a method log_prob_per_dimension(value) -> [num_dims] if they are"
-    )
+    # A distrax.Independent of scalars.
+    value = check_event(value, jnp.empty(distribution.distribution.batch_shape))
+    return at_least_float32(distribution.distribution.log_prob(value))
 
 
 def _map_dimensions(distribution: Any, value: Array) -> Array:

@@ -19,7 +19,8 @@ class GaussianMixture(NamedTuple):
     The squares are expanded into matrix products, sum_d (z - m)^2 / s^2 = z^2 . s^-2 - 2 z . m s^-2
     + m^2 . s^-2, so that a batch of B values needs [B, K] numbers, not [B, K, D]. In float32 the
     log-density of a component is exact to about 1e-7 |m / s|^2 nats, after the mean of the
-    components has been taken off: 1e-3 at a hundred standard deviations.
+    components has been taken off: 1e-3 at a hundred standard deviations, ten nats at ten thousand,
+    but never above its own maximum. A scale below e^-20 counts as e^-20, so that nothing overflows.
 
     Attributes:
         logits: a, unnormalised log weights, [K].
@@ -41,9 +42,7 @@ class GaussianMixture(NamedTuple):
         component_key, value_key = jax.random.split(seed)
         component = jax.random.categorical(component_key, at_least_float32(self.logits))
         # As jax arrays: one of numpy, as a restored run has, takes no traced index.
-        chosen = DiagonalGaussian(
-            jnp.asarray(self.loc)[component], jnp.asarray(self.log_scale)[component]
-        )
+        chosen = DiagonalGaussian(jnp.asarray(self.loc)[component], self._log_scale()[component])
         return chosen.sample(seed=value_key)
 
     def log_prob(self, value: Array) -> Array:
@@ -61,9 +60,13 @@ class GaussianMixture(NamedTuple):
         """sum_k softmax(a)_k m_k."""
         return jax.nn.softmax(self.logits) @ self.loc
 
+    def _log_scale(self) -> Array:
+        """Log standard deviations of which no precision overflows, [K, D]."""
+        return jnp.maximum(jnp.asarray(self.log_scale), -20)
+
     def _component_log_probs(self, value: Array) -> Array:
         """log N(z; m_k, s_k) of every component, [K]."""
-        loc, log_scale = at_least_float32(self.loc), at_least_float32(self.log_scale)
+        loc, log_scale = at_least_float32(self.loc), at_least_float32(self._log_scale())
         # Any origin gives the same value; this one keeps the products that cancel small.
         origin = jax.lax.stop_gradient(jnp.mean(loc, axis=0))
         value, loc = value - origin, loc - origin[None]
@@ -72,6 +75,7 @@ class GaussianMixture(NamedTuple):
         highest = jax.lax.Precision.HIGHEST  # An accelerator would round the factors to 10 bits.
         squares = jnp.dot(jnp.square(value), precision.T, precision=highest)
         products = jnp.dot(value, weighted.T, precision=highest)
-        distances = squares - 2 * products + jnp.sum(loc * weighted, axis=1)
+        # Rounding may leave less than nothing of terms that cancel.
+        distances = jnp.maximum(squares - 2 * products + jnp.sum(loc * weighted, axis=1), 0)
         normalizers = jnp.sum(log_scale, axis=1) + LOG_SQRT_2PI * loc.shape[1]
         return -distances / 2 - normalizers

@@ -75,7 +75,7 @@ class CategoricalLevels(NamedTuple):
     Source: van den Oord et al. 2016 (Pixel recurrent neural networks), section 2.2.
 
     Attributes:
-        logits: l, unnormalised log-probabilities, [L, ...].
+        logits: l, unnormalised log-probabilities, [L, ...], L >= 2.
     """
 
     logits: Array
@@ -87,15 +87,19 @@ class CategoricalLevels(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Levels k/(L-1) in [0, 1], of the shape of one level's logits, and their dtype."""
+        steps = self._steps()
         level = jax.random.categorical(seed, at_least_float32(self.logits), axis=0)
-        return (level / self._steps()).astype(jnp.result_type(self.logits))
+        return (level / steps).astype(jnp.result_type(self.logits))
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, levels k/(L-1) of one level's shape, in nats."""
+        steps = self._steps()
         value = at_least_float32(check_event(value, self.logits[0]))
-        level = jnp.clip(jnp.round(value * self._steps()), 0, self._steps()).astype(jnp.int32)
+        level = jnp.clip(jnp.round(value * steps), 0, steps).astype(jnp.int32)
         log_probs = log_softmax(at_least_float32(self.logits), axis=0)
-        return sum_event(jnp.take_along_axis(log_probs, level[None], axis=0))
+        chosen = jnp.take_along_axis(log_probs, level[None], axis=0)[0]
+        # As an integer, what is not a number would be a level.
+        return sum_event(jnp.where(jnp.isnan(value), jnp.nan, chosen))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-probability."""
@@ -104,9 +108,13 @@ class CategoricalLevels(NamedTuple):
 
     def mean(self) -> Array:
         """E[x]."""
+        steps = self._steps()
         probabilities = jax.nn.softmax(at_least_float32(self.logits), axis=0)
-        levels = jnp.arange(self._steps() + 1, dtype=probabilities.dtype) / self._steps()
+        levels = jnp.arange(steps + 1, dtype=probabilities.dtype) / steps
         return jnp.tensordot(levels, probabilities, 1).astype(jnp.result_type(self.logits))
 
     def _steps(self) -> int:
-        return jnp.shape(self.logits)[0] - 1
+        shape = jnp.shape(self.logits)
+        if not shape or shape[0] < 2:
+            raise ValueError(f"logits must have shape [L, ...] with L >= 2 levels, got {shape}")
+        return shape[0] - 1

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from genjax_models.interfaces import Array
+from genjax_models.interfaces import Array, PyTree
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 """Minus the log-density of a standard normal at zero."""
@@ -18,6 +18,15 @@ def at_least_float32(array: Array) -> Array:
     """
     array = jnp.asarray(array)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def promoted(array: Array, *params: PyTree) -> Array:
+    """The array in float32 at least, and in no less than the parameters are in.
+
+    What a scan over layers begins with: its state would otherwise change its dtype.
+    """
+    array = at_least_float32(array)
+    return array.astype(jnp.result_type(array, *jax.tree.leaves(params)))
 
 
 def sum_event(values: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array
@@ -72,9 +73,10 @@ def discrete_mutual_information(first: Array, second: Array) -> Array:
 
     Source: Miller 1955 (Note on the bias of information estimates), for the bias.
     """
-    num_first, num_second = _num_values("first", first), _num_values("second", second)
+    _check_labels("first", first)
+    _check_labels("second", second)
     _check_lengths("first", first, "second", second)
-    return _mutual_information(jnp.asarray(first), jnp.asarray(second), num_first, num_second)
+    return _mutual_information(*_relabel(first), *_relabel(second))
 
 
 def mutual_information_gap(codes: Array, factors: Array, *, num_bins: int = 20) -> Array:
@@ -95,7 +97,7 @@ def mutual_information_gap(codes: Array, factors: Array, *, num_bins: int = 20) 
 
     Raises:
         TypeError: factors that are no integers.
-        ValueError: the shapes do not fit, or a factor is constant.
+        ValueError: the shapes do not fit, a code is not finite, or a factor is constant.
 
     Source: Chen et al. 2018 (Isolating sources of disentanglement in VAEs), section 4.1; they
     integrate over q(z | x) where this bins one code an example, as Locatello et al. 2019 do.
@@ -125,7 +127,8 @@ def dci(importance: Array) -> DCI:
         The scores, each in [0, 1].
 
     Raises:
-        ValueError: a matrix with less than two rows or columns.
+        ValueError: a matrix with less than two rows or columns, or importances that are negative
+            or not finite.
 
     Source: Eastwood & Williams 2018 (A framework for the quantitative evaluation of disentangled
     representations), section 2.
@@ -136,6 +139,8 @@ def dci(importance: Array) -> DCI:
             "importance must have shape [num_codes, num_factors], at least 2 of each, got"
             f" {importance.shape}"
         )
+    if not bool(jnp.all(jnp.isfinite(importance) & (importance >= 0))):
+        raise ValueError("importance must be finite and not negative: take absolute weights")
     of_codes = _concentration(importance)
     of_factors = _concentration(importance.T)
     weights = jnp.sum(importance, axis=1)
@@ -176,8 +181,8 @@ def _bin_codes(codes: Array, num_bins: int) -> Array:
     return jnp.clip(bins, 0, num_bins - 1)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _mutual_information(first: Array, second: Array, num_first: int, num_second: int) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _mutual_information(first: Array, num_first: int, second: Array, num_second: int) -> Array:
     def of_pair(a: Array, b: Array) -> Array:
         counts = jnp.zeros((num_first, num_second)).at[a, b].add(1)
         joint = counts / a.shape[0]
@@ -203,10 +208,13 @@ def _concentration(importance: Array) -> Array:
 
 
 def check_codes(codes: Array, factors: Array) -> None:
-    """Raise unless codes and factors are matrices that fit, and every factor varies."""
+    """Raise unless codes and factors are finite matrices that fit, and every factor varies."""
     if jnp.ndim(codes) != 2 or not jnp.size(codes):
         raise ValueError(f"codes must have shape [N, num_codes], got {jnp.shape(codes)}")
-    _num_values("factors", factors)
+    is_finite = jnp.all(jnp.isfinite(codes), axis=0)
+    if not bool(jnp.all(is_finite)):
+        raise ValueError(f"codes must be finite, but number {int(jnp.argmin(is_finite))} is not")
+    _check_labels("factors", factors)
     _check_lengths("codes", codes, "factors", factors)
     constant = jnp.min(factors, axis=0) == jnp.max(factors, axis=0)
     if bool(jnp.any(constant)):
@@ -215,14 +223,23 @@ def check_codes(codes: Array, factors: Array) -> None:
         )
 
 
-def _num_values(name: str, values: Array) -> int:
+def _relabel(values: Array) -> tuple[Array, int]:
+    """The values of each column counted through from 0, and the most that a column has.
+
+    A table of counts has as many rows as there are values, however large they are.
+    """
+    columns = [np.unique(column, return_inverse=True)[1] for column in np.asarray(values).T]
+    labels = np.stack(columns, axis=1).astype(np.int32)
+    return jnp.asarray(labels), int(labels.max()) + 1
+
+
+def _check_labels(name: str, values: Array) -> None:
     if jnp.ndim(values) != 2 or not jnp.size(values):
         raise ValueError(f"{name} must be a matrix, one row an example, got {jnp.shape(values)}")
     if not jnp.issubdtype(jnp.asarray(values).dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {jnp.asarray(values).dtype}")
     if int(jnp.min(values)) < 0:
         raise ValueError(f"{name} must not be negative, got {int(jnp.min(values))}")
-    return int(jnp.max(values)) + 1
 
 
 def _check_lengths(name: str, first: Array, other: str, second: Array) -> None:

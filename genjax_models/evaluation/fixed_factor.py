@@ -48,7 +48,8 @@ def beta_vae_score(
 
     Raises:
         TypeError: factors that are no integers.
-        ValueError: the shapes do not fit, a factor is constant, or a number is below one.
+        ValueError: the shapes do not fit, a code is not finite, a factor is constant, or a number
+            is below one.
 
     Source: Higgins et al. 2017 (beta-VAE), section 3.
     """
@@ -89,7 +90,8 @@ def factor_vae_score(
 
     Raises:
         TypeError: factors that are no integers.
-        ValueError: the shapes do not fit, a factor is constant, or a number is too small.
+        ValueError: the shapes do not fit, a code is not finite, a factor is constant, or a number
+            is too small.
 
     Source: Kim & Mnih 2018 (Disentangling by factorising), section 4; the threshold of a
     collapsed dimension is Locatello et al. 2019's.

@@ -16,12 +16,14 @@ class InferenceGap(NamedTuple):
         log p(x) - ELBO(q) = [log p(x) - ELBO(q*)] + [ELBO(q*) - ELBO(q)]
 
     Attributes:
-        log_likelihood: log p(x) by importance sampling from q*, a lower bound in expectation: the
-            approximation gap is one likewise.
+        log_likelihood: log p(x) by importance sampling from q*, a lower bound in expectation.
         refined_bound: ELBO(q*), q* the refined posterior.
         amortized_bound: ELBO(q).
-        approximation: log p(x) - ELBO(q*): what the family of posteriors cannot represent.
-        amortization: ELBO(q*) - ELBO(q): what the amortised posterior leaves of the family.
+        approximation: log p(x) - ELBO(q*): what the family of posteriors cannot represent. In
+            expectation too small by what importance sampling lacks of log p(x), and too large by
+            what the refinement of q* leaves: a bound in neither direction.
+        amortization: ELBO(q*) - ELBO(q): what the amortised posterior leaves of the family. A
+            lower bound in expectation, because no q* is better than the family's best.
         approximation_error: standard error of the approximation gap over the draws.
         amortization_error: that of the amortisation gap.
     """

@@ -19,7 +19,7 @@ from genjax_models.distributions.divergences import as_diagonal_gaussian
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params, PyTree
 from genjax_models.learning.importance import check_num_samples, scalar_log_prob
-from genjax_models.learning.rates import draw_rates, log_prob_per_dimension
+from genjax_models.learning.rates import draw_rates, gaussian_log_probs
 
 
 class PosteriorMean(NamedTuple):
@@ -180,16 +180,14 @@ def rate_parts(model: LatentVariableModel, params: Params, key: Key, xs: PyTree)
         The parts with their errors.
 
     Raises:
-        ValueError: fewer than two examples.
+        ValueError: fewer than two examples, or a single one without the axis [N].
         TypeError: a posterior without a `log_prob`.
 
     Source: Hoffman & Johnson 2016 (ELBO surgery); Chen et al. 2018, equation 2; the two bounds on
     the mutual information are those of Poole et al. 2019 (On variational bounds of mutual
     information), section 2.4.
     """
-    num_examples = jax.tree.leaves(xs)[0].shape[0]
-    if num_examples < 2:
-        raise ValueError(f"xs must be at least 2 examples, got {num_examples}")
+    num_examples = _num_examples(xs)
     prior = model.prior(params)
     first = model.posterior(params, jax.tree.map(lambda leaf: leaf[0], xs))
     if not has_log_prob(first):
@@ -202,7 +200,7 @@ def rate_parts(model: LatentVariableModel, params: Params, key: Key, xs: PyTree)
         def at(z: PyTree) -> tuple[Array, Array | None]:
             log_prob = scalar_log_prob("posterior", distribution.log_prob(z))
             gaussian = as_diagonal_gaussian(distribution) if by_dimension else None
-            return log_prob, None if gaussian is None else log_prob_per_dimension(gaussian, z)
+            return log_prob, None if gaussian is None else gaussian_log_probs(gaussian, z)
 
         return jax.vmap(at)(zs)
 
@@ -238,6 +236,15 @@ def rate_parts(model: LatentVariableModel, params: Params, key: Key, xs: PyTree)
         jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), terms),
         jax.tree.map(lambda leaf: jnp.std(leaf, axis=0, ddof=1) / num_examples**0.5, terms),
     )
+
+
+def _num_examples(xs: PyTree) -> int:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(xs)]
+    if not shapes or () in shapes or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(f"xs must be examples, each leaf [N, ...] of one N, got shapes {shapes}")
+    if shapes[0][0] < 2:
+        raise ValueError(f"xs must be at least 2 examples, got {shapes[0][0]}")
+    return shapes[0][0]
 
 
 def _sum_event(values: Array) -> Array:

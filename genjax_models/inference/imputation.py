@@ -66,7 +66,7 @@ def pseudo_gibbs(
         model: any latent-variable model.
         params: its parameters.
         key: PRNG key.
-        observation: y, e.g. `missing(x, mask)`.
+        observation: y, e.g. `missing(x, mask)`, which is for independent dimensions given z.
         x: where the chain begins, one whole example, e.g. with means in the missing dimensions.
         num_steps: steps in all, at least 1.
         num_burn_in: how many of them are left out of the averages.
@@ -75,7 +75,7 @@ def pseudo_gibbs(
         The end of the chain.
 
     Raises:
-        ValueError: no steps, or none after the burn-in.
+        ValueError: no steps, none after the burn-in, or a number of them that is no integer.
 
     Source: Rezende et al. 2014 (Stochastic backpropagation), appendix F.
     """
@@ -116,7 +116,7 @@ def metropolis_within_gibbs(
         model: any latent-variable model whose posterior has a `log_prob`.
         params: its parameters.
         key: PRNG key.
-        observation: y, e.g. `missing(x, mask)`.
+        observation: y, e.g. `missing(x, mask)`, which is for independent dimensions given z.
         x: where the chain begins, one whole example.
         num_steps: steps in all, at least 1.
         num_burn_in: how many of them are left out of the averages.
@@ -126,7 +126,7 @@ def metropolis_within_gibbs(
 
     Raises:
         TypeError: the posterior has no `log_prob`.
-        ValueError: no steps, or none after the burn-in.
+        ValueError: no steps, none after the burn-in, or a number of them that is no integer.
 
     Source: Mattei & Frellsen 2018 (Leveraging the exact likelihood of deep latent variable models),
     section 3.3.
@@ -212,12 +212,12 @@ def importance_resampling(
         A draw, the posterior mean and log p(y), all of them exact as K grows.
 
     Raises:
-        ValueError: K < 1.
+        ValueError: K is no integer, or K < 1.
 
     Source: Rubin 1987 (the SIR algorithm); Mattei & Frellsen 2019 (MIWAE), section 4.
     """
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if not hasattr(num_samples, "__index__") or num_samples < 1:
+        raise ValueError(f"num_samples must be an integer of at least 1, got {num_samples}")
     samples_key, resample_key, x_key = jax.random.split(key, 3)
     prior, posterior = model.prior(params), model.posterior(params, x)
 
@@ -245,9 +245,10 @@ def _add(total: Array, mean: Array, counts: Array) -> Array:
 
 
 def _check_steps(num_steps: int, num_burn_in: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if not 0 <= num_burn_in < num_steps:
+    if not hasattr(num_steps, "__index__") or num_steps < 1:
+        raise ValueError(f"num_steps must be an integer of at least 1, got {num_steps}")
+    if not hasattr(num_burn_in, "__index__") or not 0 <= num_burn_in < num_steps:
         raise ValueError(
-            f"num_burn_in must be in 0..num_steps - 1, {num_steps - 1}, got {num_burn_in}"
+            f"num_burn_in must be an integer in 0..num_steps - 1, {num_steps - 1}, got"
+            f" {num_burn_in}"
         )

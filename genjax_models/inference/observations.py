@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions import Bernoulli
-from genjax_models.distributions.factorized import log_prob_per_dimension
-from genjax_models.distributions.numerics import at_least_float32
+from genjax_models.distributions.factorized import check_factorized, log_prob_per_dimension
+from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.interfaces import Array, Distribution, Key
 
 
@@ -32,12 +32,14 @@ def missing(x: Array, mask: Array) -> Observation:
         log p(y | z) = sum over the observed d of log p(x_d | z)
 
     Args:
-        x: [num_dims]; what stands in the missing dimensions does not matter.
+        x: [num_dims]; what stands in the missing dimensions does not matter, it may be NaN.
         mask: [num_dims] bool, true where x is observed.
 
     Returns:
         The observation; p(x | z) has independent dimensions (see
-        `distributions.log_prob_per_dimension`) and a `mean`.
+        `distributions.log_prob_per_dimension`) and a `mean`. Of one whose dimensions depend on
+        each other, as of `latent.lossy_vae`, the missing ones would have to be drawn given the
+        observed ones: all three functions raise a `TypeError` for it.
 
     Raises:
         ValueError: the shapes differ, or the mask is not boolean.
@@ -49,15 +51,25 @@ def missing(x: Array, mask: Array) -> Observation:
             f" {mask.dtype} {mask.shape} for x {x.shape}"
         )
 
+    # What is missing may be anything: zero in its place keeps NaN out of values and gradients.
+    x = jnp.where(mask, x, jnp.zeros_like(x))
+
     def log_prob(likelihood: Any) -> Array:
-        # What is missing may be anything, also where the likelihood is zero.
+        # Zero itself may have no probability.
         return jnp.sum(jnp.where(mask, log_prob_per_dimension(likelihood, x), 0))
 
-    return Observation(
-        log_prob,
-        lambda likelihood, key: _fill(x, mask, likelihood.sample(seed=key)),
-        lambda likelihood: _fill(x, mask, _mean(likelihood)),
-    )
+    def fill(values: Array) -> Array:
+        return jnp.where(mask, x, check_event(values, x).astype(x.dtype))
+
+    def sample(likelihood: Any, key: Key) -> Array:
+        check_factorized(likelihood)
+        return fill(likelihood.sample(seed=key))
+
+    def mean(likelihood: Any) -> Array:
+        check_factorized(likelihood)
+        return fill(_mean(likelihood))
+
+    return Observation(log_prob, sample, mean)
 
 
 def binary_channel(log_channel: Array) -> Observation:
@@ -88,6 +100,11 @@ def binary_channel(log_channel: Array) -> Observation:
             raise TypeError(
                 f"a binary channel is for a Bernoulli p(x | z), got {type(likelihood).__name__}"
             )
+        if jnp.shape(likelihood.logits) != zero.shape:
+            raise ValueError(
+                "p(x | z) must have one logit for each column of log_channel, of shape"
+                f" {zero.shape}, got {jnp.shape(likelihood.logits)}"
+            )
         return at_least_float32(likelihood.logits)
 
     def log_prob(likelihood: Any) -> Array:
@@ -105,10 +122,6 @@ def binary_channel(log_channel: Array) -> Observation:
         lambda likelihood, key: given(likelihood).sample(seed=key),
         lambda likelihood: given(likelihood).mean(),
     )
-
-
-def _fill(x: Array, mask: Array, values: Array) -> Array:
-    return jnp.where(mask, x, values.astype(x.dtype))
 
 
 def _mean(likelihood: Any) -> Array:

@@ -24,11 +24,11 @@ from genjax_models.interfaces import (
     Posterior,
     PyTree,
 )
+from genjax_models.learning.importance import check_weights
 from genjax_models.learning.rates import (
     batch_size,
     check_objective,
-    check_weights,
-    log_prob_per_dimension,
+    gaussian_log_probs,
     pathwise_rates,
     rate_metrics,
 )
@@ -207,8 +207,8 @@ def beta_tcvae(
         prior = _diagonal_gaussian("prior", model.prior(params))
         rates = pathwise_rates(model, params, key, x)
         z = rates.z[0]
-        log_posterior = jnp.sum(log_prob_per_dimension(posterior, z))
-        log_prior = log_prob_per_dimension(prior, z)
+        log_posterior = jnp.sum(gaussian_log_probs(posterior, z))
+        log_prior = gaussian_log_probs(prior, z)
         log_weights = _log_weights(size, num_examples, estimator)
         log_joint, log_marginals = _log_aggregate(posterior, z, log_weights)
         parts = {
@@ -262,7 +262,7 @@ def _log_aggregate(
 ) -> tuple[Array, Array]:
     """log q(z), [], and log q(z_d) of every dimension, of the event's shape."""
     gathered = jax.lax.all_gather(posterior, "batch")
-    log_probs = jax.vmap(log_prob_per_dimension, (0, None))(gathered, z)
+    log_probs = jax.vmap(gaussian_log_probs, (0, None))(gathered, z)
     flat = log_probs.reshape(log_probs.shape[0], -1)
     log_marginals = logsumexp(flat + log_weights[:, None], axis=0)
     return logsumexp(jnp.sum(flat, axis=1) + log_weights), log_marginals.reshape(z.shape)

@@ -4,7 +4,6 @@ from typing import Any
 
 from genjax_models.interfaces import Array, Key, Metrics, Objective, Params, PyTree
 from genjax_models.learning.objectives import variational
-from genjax_models.learning.rates import check_weights
 from genjax_models.models.latent.conditional import ConditionalLatentVariableModel, condition
 
 
@@ -37,7 +36,6 @@ def information_bottleneck(
     def objective(
         params: Params, key: Key, example: tuple[PyTree, PyTree], *, beta: float | Array = 1.0
     ) -> tuple[Array, Metrics]:
-        check_weights(beta=beta)
         x, y = example
         return variational(condition(model, x), **options)(params, key, y, beta=beta)
 

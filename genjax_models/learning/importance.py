@@ -226,6 +226,18 @@ def check_num_samples(num_samples: int, *, at_least: int = 1) -> None:
         raise ValueError(f"num_samples must be an integer >= {at_least}, got {num_samples!r}")
 
 
+def check_weights(**weights: float | Array) -> None:
+    """Raise a `ValueError` that names a weight which is negative or not finite, where it is known.
+
+    The value of a scheduled weight is not known while the objective is compiled.
+    """
+    for name, value in weights.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        if not 0 <= float(value) < float("inf"):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
 def check_chunk_size(chunk_size: int | None, num_samples: int) -> None:
     """Raise a `ValueError` unless `chunk_size` is None or divides `num_samples`."""
     if chunk_size is None:

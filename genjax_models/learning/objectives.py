@@ -33,6 +33,7 @@ from genjax_models.learning.importance import (
     check_num_samples,
     check_pathwise,
     check_weighable,
+    check_weights,
     draw_parts,
     part_sampler,
     temper,
@@ -140,8 +141,9 @@ def variational(
         `StatefulVariational` of a batch, for `training.stateful_gradient_descent`.
 
     Raises:
-        ValueError: an unknown estimator or KL, K too small, a chunk size that does not divide K, or
-            a bound and an estimator that make no sense together.
+        ValueError: an unknown estimator or KL, K too small, a chunk size that does not divide K, a
+            bound and an estimator that make no sense together, or (from the objective, where its
+            value is known) a beta that is negative or not finite.
         TypeError: (from the objective) a posterior that the estimator cannot differentiate.
 
     Source: Kingma & Welling 2014 (pathwise); Burda et al. 2016 (K samples); Higgins et al. 2017
@@ -205,6 +207,7 @@ def _evaluation(
     def evaluate(
         params: Params, key: Key, x: PyTree, beta: float | Array
     ) -> tuple[Array, Array, WeightParts, Metrics]:
+        check_weights(beta=beta)
         if estimator in _PATH:
             draw = path_sampler(model, params, x, beta, estimator)
         else:

@@ -30,6 +30,7 @@ from genjax_models.learning.importance import (
     bound_metrics,
     check_num_samples,
     check_pathwise,
+    check_weights,
     scalar_log_prob,
 )
 
@@ -106,8 +107,8 @@ def rate_metrics(log_likelihood: Array, divergence: Array) -> Metrics:
     return bound_metrics(bounds.elbo, jnp.reshape(log_likelihood, (-1,)), jnp.mean(divergence))
 
 
-def log_prob_per_dimension(gaussian: DiagonalGaussian, value: Array) -> Array:
-    """Log-density of each dimension of a value, of the event's shape, in nats."""
+def gaussian_log_probs(gaussian: DiagonalGaussian, value: Array) -> Array:
+    """Log-density of each dimension of a value of any shape, of that shape, in nats."""
     log_scale = jnp.broadcast_to(at_least_float32(gaussian.log_scale), jnp.shape(gaussian.loc))
     noise = (at_least_float32(value) - gaussian.loc) * jnp.exp(-log_scale)
     return jax.scipy.stats.norm.logpdf(noise) - log_scale
@@ -127,20 +128,8 @@ def batch_size(objective: str, *, at_least: int = 1) -> int:
     return size
 
 
-def check_weights(**weights: float | Array) -> None:
-    """Raise a `ValueError` that names a weight which is negative or not finite, where it is known.
-
-    The value of a scheduled weight is not known while the objective is compiled.
-    """
-    for name, value in weights.items():
-        if isinstance(value, jax.core.Tracer):
-            continue
-        if not 0 <= float(value) < float("inf"):
-            raise ValueError(f"{name} must be finite and not negative, got {value}")
-
-
 def check_objective(num_samples: int, **weights: float) -> None:
-    """As `check_weights`, and the number of samples."""
+    """As `importance.check_weights`, and the number of samples."""
     check_num_samples(num_samples)
     check_weights(**weights)
 

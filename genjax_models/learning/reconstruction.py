@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from genjax_models.distributions.numerics import at_least_float32, sum_event
 from genjax_models.interfaces import Array, AutoEncoder, Key, Metrics, Objective, Params
+from genjax_models.learning.rates import batch_size
 
 Corruption = Callable[[Key, Array], Array]
 """`corruption(key, x) -> x~`, of one example."""
@@ -82,7 +83,8 @@ def sparse(
         "squared_error", "penalty" before its weight, and "activation", mean |c_j| of the example.
 
     Raises:
-        ValueError: an unknown penalty, a negative weight, or a target outside (0, 1).
+        ValueError: an unknown penalty, a negative weight, a target outside (0, 1), or (from the
+            objective of "kl") no axis "batch".
 
     Source: Lee et al. 2008 (Sparse deep belief net model for visual area V2), equation 5, for the
     mean over the batch; Ng 2011 (Sparse autoencoder, lecture notes of CS294A) for its KL.
@@ -97,6 +99,7 @@ def sparse(
         code = model.encode(params, x)
         loss, metrics = _reconstruct(model, params, code, x)
         if penalty == "kl":
+            batch_size('sparse(penalty="kl")')
             mean_code = jax.lax.pmean(at_least_float32(code), "batch")
             value = sum_event(_bernoulli_divergence(target, mean_code))
         else:

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from genjax_models.interfaces import Array, LatentVariableModel, Params, Posterior, PyTree
+from genjax_models.learning import wake_sleep
+from genjax_models.learning.nvil import NVIL
 from genjax_models.learning.objectives import variational
+
+# Larger than the index of any example or step, which split and fold_in give keys of.
+_SALT = 0x72656669
 
 
 def refine(
@@ -32,18 +37,26 @@ def refine(
     semi-amortised inference, from one that ignores x (`memoryless`) it is stochastic variational
     inference of every example from scratch; training such a model is variational expectation
     maximisation. The noise of step t is a function of the seed and t alone, so that the posterior
-    is one of x, and independent of the draws that it is evaluated with.
+    is one of x. The seed's key is folded with a constant of its own first, so that the noise is
+    independent of the draws that the posterior is evaluated with, also where their keys are split
+    from `jax.random.key(seed)`.
+
+    A posterior may have other arrays than numbers of its own, and they are refined too, of each
+    example on its own: the weights of the networks of a `Chain`; of a ladder the prior's
+    conditionals that it merges; of a Hamiltonian posterior x, prior and likelihood as its dynamics
+    see them; of an auxiliary-variable posterior x and the reverse model. The ELBO stays a lower
+    bound, that of the model's own prior and likelihood at x, but the family is wider than the
+    model's: what refinement gains there is more than what amortisation lost.
 
     Args:
         model: any latent-variable model whose posterior is a named tuple of arrays, as this
-            library's distributions are. Of a `Chain` of networks their weights are refined, for
-            each example on its own.
+            library's distributions are.
         num_steps: T >= 0; none gives the same model.
         optimizer: any optax optimizer, of a loss in nats of one example; one that decreases its
             rate ends nearer the optimum.
         num_samples: K of every step.
-        estimator: of the gradient, as of `learning.variational`; "sticking_the_landing" has no
-            noise where the posterior becomes exact.
+        estimator: of the gradient, as of `learning.variational`, but for "nvil" and those of
+            wake-sleep; "sticking_the_landing" has no noise where the posterior becomes exact.
         kl: as of `learning.variational`.
         seed: of the noise; all examples share it.
         differentiate: whether the gradient of what the refined posterior serves goes through its
@@ -56,8 +69,8 @@ def refine(
         The same model but for `posterior`, to be trained and evaluated as any other.
 
     Raises:
-        ValueError: a negative number of steps, what `learning.variational` refuses, or an estimator
-            that cannot be differentiated.
+        ValueError: a negative number of steps, what `learning.variational` refuses, "nvil" or an
+            estimator of wake-sleep, or one that cannot be differentiated.
         TypeError: (from the posterior) a distribution that is no named tuple of floating arrays.
 
     Source: Hoffman et al. 2013 (Stochastic variational inference); Kim et al. 2018 (Semi-amortized
@@ -65,6 +78,11 @@ def refine(
     """
     if not hasattr(num_steps, "__index__") or num_steps < 0:
         raise ValueError(f"num_steps must be an integer >= 0, got {num_steps!r}")
+    if isinstance(estimator, NVIL) or estimator in ("nvil", *wake_sleep.ESTIMATORS):
+        raise ValueError(
+            "estimator must be of the gradient of the ELBO of one example, such as"
+            f' "sticking_the_landing" or "rloo", got {estimator!r}'
+        )
     if differentiate and estimator != "pathwise":
         raise ValueError(
             'differentiate=True needs estimator="pathwise": the gradient of'
@@ -83,7 +101,7 @@ def refine(
         )
         options: Any = {"estimator": estimator, "kl": kl, "num_samples": num_samples}
         gradient = jax.grad(variational(of_example, **options), has_aux=True)
-        key = jax.random.key(seed)
+        key = jax.random.fold_in(jax.random.key(seed), _SALT)
 
         def step(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], None]:
             q, optimizer_state = state

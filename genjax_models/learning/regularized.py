@@ -15,10 +15,10 @@ from genjax_models.interfaces import (
     Params,
     PyTree,
 )
+from genjax_models.learning.importance import check_weights
 from genjax_models.learning.rates import (
     batch_size,
     check_objective,
-    check_weights,
     pathwise_rates,
     rate_metrics,
 )

@@ -25,6 +25,7 @@ from genjax_models.learning.importance import (
     WeightParts,
     bound_metrics,
     check_log_prob,
+    check_weights,
     draw_parts,
     part_sampler,
     scalar_log_prob,
@@ -143,6 +144,7 @@ def objective(
     }[estimator]
 
     def objective(params: Params, key: Key, x: PyTree, *, beta: float | Array = 1.0) -> Result:
+        check_weights(beta=beta)
         loss, metrics = chosen(params, key, x, beta=beta)
         return first_order(loss), metrics
 

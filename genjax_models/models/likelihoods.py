@@ -100,7 +100,7 @@ def discretized_logistic_mixture(num_levels: int, num_components: int = 5) -> Li
     Source: Salimans et al. 2017 (PixelCNN++), section 2.1.
     """
     _check_num_levels(num_levels)
-    if num_components < 1:
+    if not hasattr(num_components, "__index__") or num_components < 1:
         raise ValueError(f"num_components must be at least 1, got {num_components}")
     start = ((np.arange(num_components) + 0.5) / num_components)[:, None]
 

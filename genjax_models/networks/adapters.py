@@ -18,7 +18,7 @@ def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         input_shape: of one example, without a batch axis.
 
     Returns:
-        `Network(init, apply)`.
+        `Network(init, apply)`; `apply` raises a `ValueError` unless it is given one example.
     """
 
     @jax.jit  # Many small operations: several seconds one by one, where a network is deep.
@@ -26,6 +26,11 @@ def from_flax(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         return module.init(key, jnp.zeros(input_shape))
 
     def apply(params: Params, inputs: Array) -> Any:
+        if jnp.shape(inputs) != input_shape:
+            raise ValueError(
+                f"inputs must be one example of shape {input_shape}, got {jnp.shape(inputs)}: vmap"
+                " over a batch"
+            )
         return module.apply(params, inputs)
 
     return Network(init, apply)

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 from flax import linen
 
-from genjax_models.interfaces import Array, Network
+from genjax_models.interfaces import Array, Network, Params
 from genjax_models.networks.adapters import from_flax, unflatten
 
 
@@ -26,7 +28,9 @@ class RecurrentEncoder(linen.Module):
     def __call__(self, inputs: Array) -> Array:
         """Outputs [num_outputs] of a flattened sequence."""
         steps = unflatten(inputs, self.example_shape).reshape(self.example_shape[0], -1)
-        state, _ = linen.RNN(linen.GRUCell(self.num_units), return_carry=True)(steps)
+        start = jnp.zeros(self.num_units, steps.dtype)
+        cells = linen.RNN(linen.GRUCell(self.num_units), return_carry=True)
+        state, _ = cells(steps, initial_carry=start)
         return linen.Dense(self.num_outputs)(state)
 
 
@@ -66,4 +70,11 @@ def recurrent_encoder(
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     module = RecurrentEncoder(shape, num_units, num_outputs)
-    return from_flax(module, (math.prod(shape),))
+    network = from_flax(module, (math.prod(shape),))
+
+    def apply(params: Params, inputs: Array) -> Array:
+        # The state is in the dtype of the inputs from its start, which must be that of its steps.
+        dtype = jnp.result_type(inputs, *jax.tree.leaves(params))
+        return network.apply(params, inputs.astype(dtype))
+
+    return Network(network.init, apply)

@@ -109,7 +109,7 @@ def test_a_real_run_and_what_is_none(tmp_path) -> None:
     ((column, (row,)),) = likelihoods.rows(found).items()
     assert column == Column("digits", "dynamic", "nats")
     assert row.value == -found["metrics"]["test_log_likelihood"]["value"]
-    assert row.command.startswith("python -m experiments.vae --latent-dim 2 --hidden 4")
+    assert row.command.startswith("python -m experiments.vae --num-epochs 1 ")
     (tmp_path / "result.json").write_text(json.dumps({"model": "vae"}))
     with pytest.raises(ValueError, match=r"is not a result: it has no data, experiment"):
         likelihoods.read([tmp_path])

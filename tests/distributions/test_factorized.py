@@ -68,5 +68,11 @@ def test_dimensions_that_may_depend_on_each_other_are_refused():
     joint = distrax.MultivariateNormalFullCovariance(jnp.zeros(3), jnp.eye(3))
     with pytest.raises(TypeError, match="MultivariateNormalFullCovariance are not known to be ind"):
         log_prob_per_dimension(joint, jnp.zeros(3))
+    several = distrax.Independent(distrax.Bernoulli(logits=jnp.zeros((2, 3))), 2)
+    with pytest.raises(TypeError, match="Independent are not known to be independent"):
+        log_prob_per_dimension(several, jnp.zeros(3))
+    independent = distrax.Independent(distrax.Bernoulli(logits=jnp.zeros(1)), 1)
+    with pytest.raises(ValueError, match=r"shape of one event, \(1,\), got \(3,\)"):
+        log_prob_per_dimension(independent, jnp.zeros(3))
     with pytest.raises(ValueError, match="value must be a vector"):
         log_prob_per_dimension(CASES["bernoulli"], jnp.zeros((3, 3)))

@@ -98,6 +98,29 @@ def test_nothing_overflows() -> None:
             assert np.isfinite(number).all()
 
 
+@pytest.mark.parametrize("log_scale", [-8.0, -20.0, -44.0, -45.0, -1e4])
+def test_small_scales_neither_overflow_nor_exceed_the_peak(log_scale: float) -> None:
+    """The terms of the expanded square cancel, and a precision would overflow below e^-44."""
+    mixture = GaussianMixture(
+        jnp.zeros(2), jnp.array([[0.0, 1.0], [2.0, 3.0]]), jnp.full((2, 2), log_scale)
+    )
+    peak = -np.log(2) - 2 * max(log_scale, -20) - np.log(2 * np.pi)
+    value_and_gradient = jit_once(jax.value_and_grad(GaussianMixture.log_prob, argnums=(0, 1)))
+    for value in ([0.0, 1.001], [0.0, 1.0], [2.0, 3.0 + 1e-4], [1e4, -1e4], [0.003, 0.9999]):
+        found, gradients = value_and_gradient(mixture, jnp.array(value))
+        for number in jax.tree.leaves((found, gradients)):
+            assert np.isfinite(number).all()
+        assert found <= peak + 1e-4
+        distances = (np.float64(value) - np.asarray(mixture.loc)) ** 2
+        if log_scale >= -20:
+            squares = np.abs(np.float64(value) - 1.0).max() ** 2 + 2
+            error = 1e-6 * squares * np.exp(-2 * log_scale)
+            exact = logsumexp(-distances.sum(axis=1) / (2 * np.exp(2 * log_scale))) + peak
+            np.testing.assert_allclose(found, exact, atol=error)
+    sample = mixture.sample(seed=jax.random.key(0))
+    assert np.isfinite(mixture.log_prob(sample))
+
+
 def test_its_draws_have_no_gradient_and_it_says_so() -> None:
     assert not is_reparameterized(MIXTURE)
 

@@ -153,3 +153,18 @@ def test_they_say_that_they_are_discrete() -> None:
 def test_a_value_of_another_shape_is_refused(make) -> None:
     with pytest.raises(ValueError, match="vmap over a batch"):
         make(5).log_prob(jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("make", [mixture, categorical])
+def test_what_is_not_a_number_has_no_log_probability(make) -> None:
+    assert jnp.isnan(make(5).log_prob(jnp.array([0.0, jnp.nan, 1.0])))
+
+
+def test_one_level_is_refused() -> None:
+    for logits in (jnp.zeros((1, 3)), jnp.zeros(())):
+        distribution = CategoricalLevels(logits)
+        for use in (lambda d: d.sample(seed=jax.random.key(0)), CategoricalLevels.mean):
+            with pytest.raises(ValueError, match="L >= 2 levels"):
+                use(distribution)
+    with pytest.raises(ValueError, match=r"L >= 2 levels, got \(1, 3\)"):
+        CategoricalLevels(jnp.zeros((1, 3))).log_prob(jnp.zeros(3))

@@ -205,7 +205,16 @@ def test_informativeness_is_the_accuracy_for_each_factor():
     np.testing.assert_allclose(informativeness(predictions, factors), [0.75, 0.25])
 
 
+def test_names_of_the_values_do_not_matter():
+    """A table with a row for each number up to the largest label would not fit into memory."""
+    large = 10**6 * np.array([2, 0, 1, 5, 4, 3, 6, 11, 10, 9, 8, 7], np.int32)[FACTORS]
+    expected = mutual_information_gap(CODES, FACTORS)
+    np.testing.assert_allclose(mutual_information_gap(CODES, large), expected, rtol=1e-5)
+
+
 CODES = codes_of("disentangled")
+BROKEN = np.array(CODES)
+BROKEN[3, 1] = np.nan
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,18 @@ CODES = codes_of("disentangled")
         (lambda: mutual_information_gap(CODES, FACTORS - 3), "factors must not be negative"),
         (lambda: bin_codes(CODES, num_bins=0), "num_bins must be at least 1, got 0"),
         (lambda: dci(np.ones((3, 1))), r"at least 2 of each, got \(3, 1\)"),
+        (lambda: dci([[1, -1], [0.5, -0.2]]), "importance must be finite and not negative"),
+        (lambda: dci([[1, np.nan], [0.5, 0.2]]), "importance must be finite and not negative"),
+        (lambda: dci([[1, np.inf], [0.5, 0.2]]), "importance must be finite and not negative"),
+        (lambda: mutual_information_gap(BROKEN, FACTORS), "codes must be finite, but number 1"),
+        (
+            lambda: beta_vae_score(jax.random.key(0), BROKEN, FACTORS),
+            "codes must be finite, but number 1 is not",
+        ),
+        (
+            lambda: factor_vae_score(jax.random.key(0), BROKEN, FACTORS),
+            "codes must be finite, but number 1 is not",
+        ),
         (lambda: informativeness(FACTORS[:3], FACTORS), "predictions and factors"),
         (
             lambda: beta_vae_score(jax.random.key(0), CODES, FACTORS, num_pairs=0),

@@ -18,6 +18,7 @@ from genjax_models.evaluation import (
     rate_parts,
 )
 from genjax_models.interfaces import LatentVariableModel
+from genjax_models.models import latent
 from tests import oracles
 from tests.statistics import assert_mean, jit_once
 
@@ -226,6 +227,13 @@ def test_too_little_is_refused() -> None:
     key = jax.random.key(0)
     with pytest.raises(ValueError, match="xs must be at least 2 examples, got 1"):
         rate_parts(model, params, key, xs[:1])
+    vectors = latent.vae(num_dims=5, latent_dim=2, hidden=(3,))
+    of_vectors = vectors.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"must be one example of shape \(5,\), got \(\)"):
+        rate_parts(vectors, of_vectors, key, jnp.zeros(5))
+    for one in (jnp.zeros(()), (), (jnp.zeros((3, 5)), jnp.zeros(2))):
+        with pytest.raises(ValueError, match=r"xs must be examples, each leaf \[N, ...\]"):
+            rate_parts(vectors, of_vectors, key, one)
     with pytest.raises(ValueError, match="means must be"):
         active_units(PosteriorMean(jnp.zeros((1, 3)), jnp.zeros((1, 3))))
     with pytest.raises(ValueError, match="num_samples must be an integer >= 2, got 1"):

@@ -134,6 +134,8 @@ def test_forests_find_the_code_of_each_factor():
         ({"data": "digits"}, "data must be dsprites"),
         ({"betas": (1.0, -2.0)}, "betas must be finite and above zero"),
         ({"betas": ()}, "betas must be finite and above zero"),
+        ({"betas": (0.5, 0.5, 1.0)}, "betas must differ in their first six digits"),
+        ({"latent_dim": 1}, "latent_dim must be at least 2"),
         ({"num_seeds": 0}, "num_seeds must be above zero, got 0"),
         ({"batch_size": None}, "batch_size must be a number"),
     ],

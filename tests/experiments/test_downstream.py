@@ -11,10 +11,11 @@ from matplotlib import image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from experiments import denoise, harness, impute, represent, vae
+from experiments import denoise, harness, impute, inference_gap, represent, vae
 from experiments.harness import downstream
+from experiments.harness.run import LoadedRun
 from genjax_models.distributions import Bernoulli, Chain, DiagonalGaussian, Pushforward, Reversed
-from genjax_models.interfaces import AutoEncoder, LatentVariableModel
+from genjax_models.interfaces import AutoEncoder, ImplicitModel, LatentVariableModel
 from genjax_models.models import latent
 
 TRAINING = {
@@ -228,6 +229,51 @@ def test_a_run_on_other_data_is_refused(trained, tmp_path):
     (other / "checkpoints").symlink_to(trained / "checkpoints")
     with pytest.raises(ValueError, match=r"trained on 64 dimensions, but .*other.npy has 9"):
         downstream.read_trained(other, None)
+
+
+AUTO_ENCODER = AutoEncoder(lambda key: {}, lambda p, x: 2 * x, lambda p, c: Bernoulli(c))
+
+
+@pytest.mark.parametrize("experiment", [impute, denoise, inference_gap, represent])
+def test_a_model_of_another_kind_is_refused_before_the_folder_is_made(
+    experiment, trained, tmp_path, monkeypatch
+):
+    sampler = ImplicitModel(lambda key: {}, lambda params, key: jnp.zeros(64))
+    for model in (sampler, AUTO_ENCODER)[: 1 if experiment is represent else 2]:
+        loaded = LoadedRun(model, {}, None)
+        monkeypatch.setattr(downstream, "load_run", lambda folder, loaded=loaded: loaded)
+        out = tmp_path / "run"
+        wanted = (
+            f"trained must be the run of a latent-variable model.* with a {type(model).__name__}"
+        )
+        with pytest.raises(ValueError, match=wanted):
+            experiment.run(experiment.Settings(trained=str(trained), out=str(out)))
+        assert not out.exists()
+
+
+def test_pixels_that_depend_on_each_other_are_refused(trained, tmp_path):
+    """Of a lossy VAE, the missing pixels depend on the observed ones also given z."""
+    model = latent.lossy_vae(image_shape=(8, 8), radius=1, latent_dim=2, hidden=(4,))
+    found = downstream.read_trained(trained, None)
+    found = found._replace(model=model, params=model.init(jax.random.key(0)))
+    with pytest.raises(TypeError, match="AutoregressiveBernoulli are not known to be independent"):
+        impute.evaluate(impute.Settings(num_images=3), found, tmp_path)
+    with pytest.raises(ValueError, match="is a Bernoulli, got a AutoregressiveBernoulli"):
+        denoise.evaluate(denoise.Settings(num_images=3), found, tmp_path)
+
+
+def test_the_codes_of_an_auto_encoder_are_taken(trained, monkeypatch):
+    loaded = harness.load_run(trained)._replace(model=AUTO_ENCODER)
+    monkeypatch.setattr(downstream, "load_run", lambda folder: loaded)
+    found = downstream.read_trained(trained, None, auto_encoders=True)
+    assert found.model is AUTO_ENCODER
+
+
+def test_the_folder_around_a_trained_model_is_not_that_of_the_model(imputed, tmp_path):
+    settings = represent.Settings(trained=str(imputed), out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"is a run of impute on the model of .*model: give that"):
+        represent.run(settings)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

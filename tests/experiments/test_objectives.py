@@ -67,7 +67,8 @@ def test_a_regularised_run_measures_as_any_other(trained) -> None:
 
 @pytest.mark.parametrize("name", ["free_bits", "capacity", "info_vae", "beta_tcvae"])
 def test_every_objective_is_built_with_its_schedules(common, name: str) -> None:
-    settings = regularized.Settings(**common, objective=name, capacity_epochs=4, warm_up_epochs=2)
+    warm_up = {"warm_up_epochs": 2} if name == "beta_tcvae" else {}
+    settings = regularized.Settings(**common, objective=name, capacity_epochs=4, **warm_up)
     model = regularized.build_model(settings, {"num_dims": 12, "num_levels": 2})
     objective = regularized.build_objective(settings, model)
     schedules = regularized.build_schedules(settings, 3)
@@ -116,6 +117,25 @@ def test_the_bottleneck_is_given_back(codes) -> None:
     assert len(jax.tree.leaves(params)[0]) == len(settings.betas) == sweep.num_betas
 
 
+def test_a_confident_mistake_costs_what_it_costs(common) -> None:
+    """A probability of e^-500 is zero in float32, its logarithm is not minus infinity."""
+    settings = bottleneck.Settings(**common, betas=(1.0,), evaluation_samples=3)
+    sweep = bottleneck.build_model(settings, {"num_dims": 22})
+    params = jax.tree.map(jnp.zeros_like, sweep.init(jax.random.key(0)))
+    logits = {(1, 10): lambda bias: bias.at[:, 0].set(500.0)}
+    params["likelihood"] = jax.tree.map(
+        lambda leaf: logits.get(leaf.shape, lambda leaf: leaf)(leaf), params["likelihood"]
+    )
+    evaluator = bottleneck.Evaluator(
+        sweep, dataset=None, mesh=make_mesh(), key=jax.random.key(1), settings=settings
+    )
+    rows = np.zeros((8, 22), np.float32)
+    rows[:, 13] = 1
+    found = evaluator.measure(params, rows)
+    np.testing.assert_allclose(found["log_likelihood"], -500, rtol=1e-5)
+    np.testing.assert_array_equal(found["accuracy"], 0)
+
+
 def test_the_bottleneck_needs_labels(tmp_path) -> None:
     np.save(tmp_path / "x.npy", np.ones((40, 5), np.uint8))
     settings = bottleneck.Settings(data=str(tmp_path / "x.npy"), batch_size=5)
@@ -154,6 +174,10 @@ def test_the_gap_of_a_trained_model(common, trained, tmp_path) -> None:
     assert gaps == pytest.approx(value["test_log_likelihood"] - value["test_bound"], abs=1e-3)
     error = metrics["test_amortization_gap"]["monte_carlo_error"]
     assert value["test_amortization_gap"] > -5 * error
+    directions = [
+        metrics[f"test_{name}_gap"]["bound"] for name in ("approximation", "amortization")
+    ]
+    assert directions == [None, "lower"]
 
 
 @pytest.mark.parametrize(
@@ -164,6 +188,8 @@ def test_the_gap_of_a_trained_model(common, trained, tmp_path) -> None:
         (functools.partial(regularized.Settings, capacity=-1.0), "capacity must be finite"),
         (functools.partial(bottleneck.Settings, betas=(-1.0,)), "betas must be finite"),
         (functools.partial(bottleneck.Settings, betas=()), "betas must be finite"),
+        (functools.partial(bottleneck.Settings, betas=(0.5, 0.5)), "betas must differ"),
+        (functools.partial(rate_distortion.Settings, betas=(1.0, 1.0000001)), "betas must differ"),
         (functools.partial(rate_distortion.Settings, betas=(-0.1,)), "betas must be finite"),
         (
             functools.partial(rate_distortion.Settings, families=("gaussian", "gaussian")),
@@ -175,6 +201,21 @@ def test_the_gap_of_a_trained_model(common, trained, tmp_path) -> None:
 def test_settings_without_meaning_are_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("objective", ["free_bits", "capacity", "info_vae", "beta_tcvae"])
+def test_settings_that_an_objective_ignores_are_refused(objective: str) -> None:
+    unused = {"microbatch_size": 4, "chunk_size": 1, "kl": "analytic", "alpha": 0.2}
+    if objective != "beta_tcvae":
+        unused |= {"beta": 4.0, "warm_up_epochs": 3}
+    if objective in ("info_vae", "beta_tcvae"):
+        unused |= {"num_samples": 2}
+    used = {"beta": 4.0, "warm_up_epochs": 3, "num_samples": 2}
+    for name, value in unused.items():
+        with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+            regularized.Settings(objective=objective, **{name: value})
+    kept = {name: value for name, value in used.items() if name not in unused}
+    assert regularized.Settings(objective=objective, **kept).objective == objective
 
 
 class Sampler:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import warnings
 
 import distrax
 import jax
@@ -18,6 +19,7 @@ from genjax_models.inference import (
     pseudo_gibbs,
 )
 from genjax_models.interfaces import LatentVariableModel
+from genjax_models.models import latent
 from tests import oracles
 from tests.statistics import assert_mean, jit_once
 
@@ -237,7 +239,29 @@ def test_a_missing_value_may_be_impossible():
     np.testing.assert_allclose(observation.mean(likelihood), [1, 0])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda loc: DiagonalGaussian(loc, jnp.zeros(3)), Bernoulli],
+    ids=["gaussian", "bernoulli"],
+)
+def test_gradients_do_not_see_what_is_missing(make):
+    x, mask = jnp.array([1.0, jnp.nan, 0.0]), jnp.array([True, False, True])
+    loc = jnp.array([0.3, -0.2, 0.5])
+
+    def log_prob(loc, x):
+        return missing(x, mask).log_prob(make(loc))
+
+    found = jax.value_and_grad(log_prob)(loc, x)
+    expected = jax.value_and_grad(log_prob)(loc, jnp.nan_to_num(x))
+    np.testing.assert_allclose(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1])
+    assert found[1][1] == 0 != found[1][0]
+
+
 # ---- z that is a tuple, and what is refused
+
+
+DEPENDENT = distrax.MultivariateNormalFullCovariance(jnp.zeros(3), jnp.eye(3))
 
 
 def test_latents_may_be_a_pytree():
@@ -271,16 +295,36 @@ def test_latents_may_be_a_pytree():
         ),
         (lambda: missing(X, jnp.ones(3)), ValueError, "mask must be boolean"),
         (lambda: binary_channel(jnp.ones(3)), ValueError, "log_channel must have shape"),
-        (lambda: pseudo_gibbs(*arguments(), 0), ValueError, "num_steps must be at least 1, got 0"),
+        (
+            lambda: pseudo_gibbs(*arguments(), 0),
+            ValueError,
+            "num_steps must be an integer of at least 1, got 0",
+        ),
+        # Three steps would be averaged as two and a half.
+        (
+            lambda: pseudo_gibbs(*arguments(), 2.5),
+            ValueError,
+            "num_steps must be an integer of at least 1, got 2.5",
+        ),
+        (
+            lambda: metropolis_within_gibbs(*arguments(), 3, num_burn_in=0.5),
+            ValueError,
+            "num_burn_in must be an integer in 0..num_steps - 1, 2, got 0.5",
+        ),
         (
             lambda: metropolis_within_gibbs(*arguments(), 2, num_burn_in=2),
             ValueError,
-            "num_burn_in must be in 0..num_steps - 1, 1, got 2",
+            "num_burn_in must be an integer in 0..num_steps - 1, 1, got 2",
         ),
         (
             lambda: importance_resampling(*arguments(), 0),
             ValueError,
-            "num_samples must be at least 1, got 0",
+            "num_samples must be an integer of at least 1, got 0",
+        ),
+        (
+            lambda: importance_resampling(*arguments(), 2.5),
+            ValueError,
+            "num_samples must be an integer of at least 1, got 2.5",
         ),
         (
             lambda: metropolis_within_gibbs(*arguments(without_density()), 2),
@@ -293,11 +337,26 @@ def test_latents_may_be_a_pytree():
             "a binary channel is for a Bernoulli",
         ),
         (
-            lambda: missing(X, MASK).log_prob(
-                distrax.MultivariateNormalFullCovariance(X, jnp.eye(3))
-            ),
+            lambda: binary_channel(jnp.zeros((2, 1))).log_prob(Bernoulli(jnp.zeros(4))),
+            ValueError,
+            r"one logit for each column of log_channel, of shape \(1,\), got \(4,\)",
+        ),
+        (
+            lambda: missing(X, MASK).mean(Bernoulli(jnp.zeros((2, 3)))),
+            ValueError,
+            "value must have the shape of one event",
+        ),
+        (lambda: missing(X, MASK).log_prob(DEPENDENT), TypeError, "not known to be independent"),
+        (lambda: missing(X, MASK).mean(DEPENDENT), TypeError, "not known to be independent"),
+        (
+            lambda: missing(X, MASK).sample(DEPENDENT, jax.random.key(0)),
             TypeError,
             "not known to be independent",
+        ),
+        (
+            lambda: pseudo_gibbs(*arguments(windowed()), 2),
+            TypeError,
+            "dimensions of a AutoregressiveBernoulli are not known to be independent",
         ),
     ],
 )
@@ -308,6 +367,19 @@ def test_bad_input_is_refused(call, error, message):
 
 def arguments(model=None):
     return model or gaussian(), PARAMS, jax.random.key(0), missing(X, MASK), X
+
+
+def windowed() -> LatentVariableModel:
+    """Pixels that see their neighbours, so that the missing ones depend on the observed ones."""
+    with warnings.catch_warnings(action="ignore"):
+        model = latent.lossy_vae(image_shape=(1, 3), radius=1, latent_dim=1, hidden=(2,))
+    params = model.init(jax.random.key(0))
+    return LatentVariableModel(
+        model.init,
+        lambda _: model.prior(params),
+        lambda _, z: model.likelihood(params, z),
+        lambda _, x: model.posterior(params, x),
+    )
 
 
 def without_density() -> LatentVariableModel:

@@ -355,6 +355,20 @@ def test_settings_that_are_refused(options: dict, message: str) -> None:
         variational(oracles.linear_gaussian(), **options)
 
 
+@pytest.mark.parametrize("estimator", ["pathwise", "dreg", "rloo", "nvil", "wake_sleep"])
+def test_a_beta_below_zero_is_refused_where_it_is_known(estimator: str) -> None:
+    model, params, x = gaussian()
+    objective = variational(model, bound=bounds.elbo, estimator=estimator, num_samples=2)
+    key = jax.random.key(0)
+    inputs = (params, key, x)
+    if estimator == "nvil":
+        inputs = (params, objective.init_state(params, jax.random.key(1)), key, x[None])
+    for beta in (-1.0, jnp.float32(-1.0), float("nan")):
+        with pytest.raises(ValueError, match="beta must be finite and not negative, got"):
+            jax.eval_shape(functools.partial(objective, beta=beta), *inputs)
+    jax.eval_shape(lambda beta: objective(*inputs, beta=beta), jnp.float32(-1.0))
+
+
 def test_an_analytic_kl_that_is_not_known_is_refused() -> None:
     plain, params, x = gaussian()
     model = plain._replace(

@@ -380,6 +380,14 @@ def test_the_sparse_penalty_is_finite_where_every_code_saturates() -> None:
         assert np.isfinite(leaf).all()
 
 
+def test_the_sparse_penalty_says_that_it_needs_a_batch() -> None:
+    model, params = small()
+    with pytest.raises(ValueError, match=r"sparse\(.*\) is of a whole batch.*axis_name"):
+        jax.eval_shape(sparse(model, weight=1.0), params, jax.random.key(0), XS[0])
+    plain_penalty = sparse(model, weight=1.0, penalty="l1")
+    jax.eval_shape(plain_penalty, params, jax.random.key(0), XS[0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

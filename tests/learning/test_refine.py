@@ -10,7 +10,8 @@ import pytest
 
 from genjax_models.distributions import DiagonalGaussian, FullCovarianceGaussian
 from genjax_models.interfaces import LatentVariableModel
-from genjax_models.learning import log_weights, memoryless, refine, variational
+from genjax_models.learning import NVIL, log_weights, memoryless, refine, variational
+from genjax_models.learning.refine import _SALT
 from tests import oracles
 from tests.statistics import assert_mean, jit_once
 
@@ -142,6 +143,27 @@ def test_the_seed_decides_alone() -> None:
     assert np.abs(run[0] - run[1]).max() > 1e-3
 
 
+def test_the_noise_is_not_that_of_an_evaluation_with_the_same_seed() -> None:
+    """Example i of one has the key that step i would have without a constant of its own."""
+    found = jit_once(refine(MODEL, num_steps=1, optimizer=optax.sgd(0.1)).posterior)(PARAMS, X)
+    start = amortized(PARAMS, X)
+    given = LatentVariableModel(
+        init=lambda key: start,
+        prior=lambda q: MODEL.prior(PARAMS),
+        likelihood=lambda q, z: MODEL.likelihood(PARAMS, z),
+        posterior=lambda q, x: q,
+    )
+    gradient = jit_once(jax.grad(variational(given), has_aux=True))
+
+    def step(key: jax.Array) -> np.ndarray:
+        return np.asarray(start.loc - 0.1 * gradient(start, key, X)[0].loc)
+
+    assert np.abs(step(jax.random.split(jax.random.key(0), 6)[0]) - found.loc).max() > 1e-3
+    # It is a step of the same ELBO, with another key.
+    own = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _SALT), 0)
+    np.testing.assert_allclose(step(own), found.loc, rtol=1e-9)
+
+
 def test_the_gradient_goes_through_the_steps() -> None:
     """Against finite differences in the parameters of the encoder and of the model."""
     model = refine(MODEL, num_steps=3, optimizer=optax.sgd(0.05), num_samples=2, differentiate=True)
@@ -162,6 +184,9 @@ def test_what_cannot_be_refined_is_refused() -> None:
         refine(MODEL, num_steps=-1, optimizer=sgd)
     with pytest.raises(ValueError, match='differentiate=True needs estimator="pathwise"'):
         refine(MODEL, num_steps=1, optimizer=sgd, estimator="dreg", differentiate=True)
+    for estimator in ("wake_sleep", "sleep_phi", "wake_phi", "nvil", NVIL()):
+        with pytest.raises(ValueError, match=r"estimator must be of the gradient.*got '?\w+"):
+            refine(MODEL, num_steps=1, optimizer=sgd, estimator=estimator)
     with pytest.raises(ValueError, match="num_samples must be an integer >= 1, got 0"):
         refine(MODEL, num_steps=1, optimizer=sgd, num_samples=0)
     with pytest.raises(TypeError, match=r"named tuple of floating arrays.*MultivariateNormalDiag"):

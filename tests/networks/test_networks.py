@@ -121,3 +121,11 @@ def test_shapes_that_are_no_images_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_decoder_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="features"):
         convolutional_decoder(4, (8, 8), features=())
+
+
+def test_a_batch_is_refused_by_name() -> None:
+    """Dense layers would take it, as one example with more axes."""
+    network = mlp(3, (4,), 2)
+    params = network.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"one example of shape \(3,\), got \(5, 3\): vmap"):
+        network.apply(params, jnp.zeros((5, 3)))

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions import DiagonalGaussian, Pushforward
-from genjax_models.distributions.numerics import at_least_float32, sigmoid, softplus
+from genjax_models.distributions.numerics import at_least_float32, promoted, sigmoid, softplus
 from genjax_models.interfaces import Array, ConditionalNetwork, Key, Params
 from genjax_models.models.latent.parts import (
     Conditional,
     NetworkFactory,
+    check_counts,
     check_sizes,
     gaussian,
 )
@@ -60,8 +61,7 @@ def inverse_autoregressive(
     section 3, equations 10 to 14.
     """
     check_sizes(latent_dim=latent_dim, hidden=tuple(hidden), context_dim=context_dim)
-    if num_flows < 0:
-        raise ValueError(f"num_flows must not be negative, got {num_flows}")
+    check_counts(num_flows=num_flows)
     if num_flows == 0:
         return gaussian(sized(encoder, 2 * latent_dim))
     base = sized(encoder, 2 * latent_dim + context_dim)
@@ -77,7 +77,7 @@ def inverse_autoregressive(
             z, log_det = _gated(network, params, context, z)
             return z[::-1], log_det
 
-        z, log_dets = jax.lax.scan(flow, at_least_float32(z), flows)
+        z, log_dets = jax.lax.scan(flow, promoted(z, flows), flows)
         return z, jnp.sum(log_dets)
 
     def distribution(params: Params, x: Array) -> Pushforward:

@@ -88,7 +88,7 @@ def check_auxiliary_dims(
         auxiliary_dims=tuple(auxiliary_dims),
         hidden=tuple(hidden),
     )
-    if not latent_dims or len(latent_dims) != len(auxiliary_dims):
+    if len(latent_dims) == 0 or len(latent_dims) != len(auxiliary_dims):
         raise ValueError(
             "auxiliary_dims must have one size for each layer of latents: got"
             f" {tuple(auxiliary_dims)} for latent_dims {tuple(latent_dims)}"

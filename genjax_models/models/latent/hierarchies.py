@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from genjax_models.distributions import Chain, DiagonalGaussian, Reversed
 from genjax_models.distributions.numerics import softplus
 from genjax_models.interfaces import Array, Distribution, Key, Network, Params
-from genjax_models.models.latent.parts import Conditional, Prior, check_sizes
+from genjax_models.models.latent.parts import Conditional, Prior, check_counts, check_sizes
 
 Activation = Callable[[Array], Array]
 
@@ -113,10 +113,12 @@ def check_layers(latent_dims: Sequence[int], hidden: Sequence[int], num_hidden_l
         hidden: units of the hidden layers below each of them.
         num_hidden_layers: how many hidden layers there are in each of these places.
     """
-    check_sizes(latent_dims=tuple(latent_dims), hidden=tuple(hidden))
-    if not hasattr(num_hidden_layers, "__index__") or num_hidden_layers < 0:
-        raise ValueError(f"num_hidden_layers must be an integer >= 0, got {num_hidden_layers}")
-    if not latent_dims or len(hidden) != len(latent_dims):
+    for name, sizes in {"latent_dims": latent_dims, "hidden": hidden}.items():
+        if not hasattr(sizes, "__len__"):
+            raise ValueError(f"{name} must have one size for each layer of latents, got {sizes!r}")
+        check_sizes(**{name: tuple(sizes)})
+    check_counts(num_hidden_layers=num_hidden_layers)
+    if len(latent_dims) == 0 or len(hidden) != len(latent_dims):
         raise ValueError(
             "hidden must have one number of units for each layer of latents: got"
             f" {len(tuple(hidden))}, {tuple(hidden)}, for latent_dims {tuple(latent_dims)}"

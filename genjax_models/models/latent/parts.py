@@ -184,6 +184,17 @@ def check_sizes(**sizes: int | tuple[int, ...]) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def check_counts(**counts: int) -> None:
+    """Raise a `ValueError` that names the argument unless every count is an integer >= 0.
+
+    Args:
+        **counts: by the name of the argument.
+    """
+    for name, count in counts.items():
+        if not hasattr(count, "__index__") or count < 0:
+            raise ValueError(f"{name} must be an integer >= 0, got {count!r}")
+
+
 def checked(name: str, network: Network, num_inputs: int, num_outputs: int) -> Network:
     """The network, whose `init` raises a `ValueError` unless it maps vectors of these sizes.
 

@@ -18,15 +18,22 @@ import numpy as np
 from jax.tree_util import Partial
 
 from genjax_models.distributions import DiagonalGaussian, FullCovarianceGaussian, Pushforward
-from genjax_models.distributions.numerics import at_least_float32, softplus
+from genjax_models.distributions.numerics import at_least_float32, promoted, softplus
 from genjax_models.interfaces import Array, Key, Network, Params
-from genjax_models.models.latent.parts import Conditional, NetworkFactory, check_sizes, gaussian
+from genjax_models.models.latent.parts import (
+    Conditional,
+    NetworkFactory,
+    check_counts,
+    check_sizes,
+    gaussian,
+)
 
 Step = Callable[[Array, Array, Array], tuple[Array, Array]]
 """`step(index, params, z) -> (f(z), log |det df/dz|)`, with the parameters as one vector."""
 
 # softplus(x + this) is 1 at x = 0.
 _OFFSET = 0.5413248546129181
+_SMALLEST = 1e-12
 # A diagonal below one in size, so that 1 + h' r_1 r_2 > 0 whatever tanh rounds to.
 _LARGEST_DIAGONAL = 1 - 1e-6
 
@@ -130,7 +137,10 @@ def radial(
 
     def step(index: Array, params: Array, z: Array) -> tuple[Array, Array]:
         centre, (a, b) = params[:-2], params[-2:]
-        distance, alpha, above = z - centre, softplus(a), softplus(b + _OFFSET)
+        distance = z - centre
+        # What underflows would be zero by zero at the centre.
+        alpha = jnp.maximum(softplus(a), _SMALLEST)
+        above = jnp.maximum(softplus(b + _OFFSET), _SMALLEST)
         squared = jnp.sum(distance * distance)
         # Double where: the root has no derivative at zero.
         r = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
@@ -254,7 +264,7 @@ def sized(factory: NetworkFactory, num_outputs: int) -> Network:
 
 def _run(step: Step, params: Array, z: Array) -> tuple[Array, Array]:
     """All flows from first to last, with parameters [num_flows, num_params]."""
-    start, params = at_least_float32(z), at_least_float32(params)
+    start, params = promoted(z, params), at_least_float32(params)
 
     def move(carry: tuple[Array, Array], flow: tuple[Array, Array]) -> tuple[tuple, None]:
         z, log_det = carry
@@ -276,8 +286,7 @@ def _flows(
 ) -> Conditional:
     """The posterior of flows with `num_params` parameters each, from a diagonal Gaussian."""
     check_sizes(latent_dim=latent_dim)
-    if not hasattr(num_flows, "__index__") or num_flows < 0:
-        raise ValueError(f"num_flows must be an integer >= 0, got {num_flows!r}")
+    check_counts(num_flows=num_flows)
     num_outputs = 2 * latent_dim + (num_flows * num_params if amortized else 0)
     network = sized(encoder, num_outputs)
     if num_flows == 0:

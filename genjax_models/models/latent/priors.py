@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions import DiagonalGaussian, GaussianMixture, Pullback
-from genjax_models.distributions.numerics import at_least_float32
+from genjax_models.distributions.numerics import at_least_float32, promoted
 from genjax_models.interfaces import Array, Key, Network, Params
-from genjax_models.models.latent.parts import Prior, check_sizes
+from genjax_models.models.latent.parts import Prior, check_counts, check_sizes
 from genjax_models.networks import masked_mlp
 
 _MAX_LOG_SCALE = 2.0
@@ -18,7 +18,8 @@ def gaussian_mixture(latent_dim: int, num_components: int) -> Prior:
     """p(z) = sum_k softmax(a)_k N(z; m_k, diag s_k^2), all of it learned.
 
     The components start with equal weights, means drawn from N(0, I/2) and variances of 1/2, so
-    that the mixture has the mean and variance of N(0, I).
+    that the mixture has the mean and variance of N(0, I). Scales far below their distances from
+    each other cost float32 its precision: see `distributions.GaussianMixture`.
 
     Args:
         latent_dim: size of the vector z.
@@ -75,8 +76,7 @@ def autoregressive_flow(
     (Masked autoregressive flow), section 3.
     """
     check_sizes(latent_dim=latent_dim, hidden=tuple(hidden))
-    if num_flows < 0:
-        raise ValueError(f"num_flows must not be negative, got {num_flows}")
+    check_counts(num_flows=num_flows)
     network = masked_mlp(latent_dim, hidden, 2, zero_last_layer=True)
 
     def init(key: Key) -> Params:
@@ -87,14 +87,14 @@ def autoregressive_flow(
             loc, log_scale = _location_and_scale(network, params, z)
             return ((z - loc) * jnp.exp(-log_scale))[::-1], -jnp.sum(log_scale)
 
-        noise, log_dets = jax.lax.scan(flow, at_least_float32(z), params)
+        noise, log_dets = jax.lax.scan(flow, promoted(z, params), params)
         return noise, jnp.sum(log_dets)
 
     def generate(params: Params, noise: Array) -> Array:
         def inverse_flow(noise: Array, params: Params) -> tuple[Array, None]:
             return _solve(network, params, noise[::-1]), None
 
-        return jax.lax.scan(inverse_flow, noise, params, reverse=True)[0]
+        return jax.lax.scan(inverse_flow, promoted(noise, params), params, reverse=True)[0]
 
     def distribution(params: Params) -> Pullback | DiagonalGaussian:
         base = DiagonalGaussian(jnp.zeros(latent_dim), jnp.zeros(latent_dim))

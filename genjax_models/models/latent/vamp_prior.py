@@ -37,7 +37,8 @@ def vamp_prior_vae(
         q(z | x) = N(m(x), diag s(x)^2), with (m, log s) = encoder(x)
 
     The pseudo-inputs u_k are learned, and never leave the range [a, b] of the data. They start at
-    random around its middle; `start_at_examples` puts them onto data.
+    random around its middle; `start_at_examples` puts them onto data. Posteriors much narrower than
+    they are far apart cost float32 its precision: see `distributions.GaussianMixture`.
 
     Args:
         num_dims: size of the vector x.

@@ -280,6 +280,22 @@ def test_extreme_parameters_stay_finite(name: str) -> None:
             assert np.isfinite(value).all() and np.isfinite(log_prob)
 
 
+def test_a_radial_flow_is_finite_at_its_centre_whatever_its_parameters() -> None:
+    _, make = of_outputs("radial", 2)
+    for a, b in [(-200.0, 0.3), (0.2, -200.0), (-200.0, -200.0)]:
+        flow = jnp.array([1.0, -2.0, a, b])
+        centre = flow[:2]
+
+        def moved(flow, centre=centre):
+            value, log_det = make(jnp.concatenate([jnp.zeros(4), flow, jnp.zeros(8)])).transform(
+                centre
+            )
+            return jnp.sum(value) + log_det
+
+        assert np.isfinite(moved(flow))
+        assert np.isfinite(jax.grad(moved)(flow)).all()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
