@@ -266,20 +266,6 @@ def test_our_distributions_cross_jit_and_vmap(name: str) -> None:
     assert_close(use(posteriors, likelihoods, zs, xs), tuple(within))
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_parameters_may_be_wider_than_examples(name: str) -> None:
-    """Examples in float32, parameters in float64: no loop changes the dtype of its state."""
-
-    def widen(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.float64)
-
-    with jax.enable_x64(True):
-        params = jax.tree.map(widen, params_of(name))
-        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), example(name))
-        _, loss, _ = jax.eval_shape(functools.partial(draws, name), params, jax.random.key(0), x)
-    assert loss.shape == ()
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_init_is_a_function_of_its_key(name: str) -> None:
     init = case(name).model.init

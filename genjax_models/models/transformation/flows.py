@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions import DiagonalGaussian
-from genjax_models.distributions.numerics import at_least_float32
+from genjax_models.distributions.numerics import at_least_float32, promoted
 from genjax_models.interfaces import Array, DensityModel, Key, Params
 
 
@@ -151,7 +151,7 @@ class Stack(distrax.Bijector):
             y, log_det = self._layer(params).forward_and_log_det(carry[0])
             return (y, carry[1] + log_det), None
 
-        return jax.lax.scan(apply, _start(x), self._params)[0]
+        return jax.lax.scan(apply, _start(x, self._params), self._params)[0]
 
     def inverse_and_log_det(self, y: Array) -> tuple[Array, Array]:
         """The inverses from last to first, and the sum of their log-determinants."""
@@ -161,9 +161,9 @@ class Stack(distrax.Bijector):
             x, log_det = self._layer(params).inverse_and_log_det(carry[0])
             return (x, carry[1] + log_det), None
 
-        return jax.lax.scan(apply, _start(y), self._params, reverse=True)[0]
+        return jax.lax.scan(apply, _start(y, self._params), self._params, reverse=True)[0]
 
 
-def _start(x: Array) -> tuple[Array, Array]:
-    x = at_least_float32(x)
+def _start(x: Array, params: Params) -> tuple[Array, Array]:
+    x = promoted(x, params)
     return x, jnp.zeros(x.shape[:-1], x.dtype)

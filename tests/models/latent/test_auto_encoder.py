@@ -101,9 +101,7 @@ def test_bad_input_is_refused(settings: dict, message: str) -> None:
 def test_an_encoder_of_images_of_another_size_is_refused(make) -> None:
     model = auto_encoder(num_dims=20, code_dim=2, encoder=make((4, 6), 2))
     # It is `init` that finds it, in the encoder's own words.
-    with pytest.raises(
-        ValueError, match=r"inputs must be an example of .* \[24\], got shape \(20,\)"
-    ):
+    with pytest.raises(ValueError, match=r"one example of shape \(24,\), got \(20,\)"):
         jax.eval_shape(model.init, jax.random.key(0))
 
 

@@ -112,7 +112,7 @@ def test_it_goes_into_the_auto_encoder_and_the_context_matters() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_flows": -1}, "num_flows must not be negative, got -1"),
+        ({"num_flows": -1}, "num_flows must be an integer >= 0, got -1"),
         ({"hidden": (0,)}, "hidden must be at least 1"),
         ({"context_dim": 0}, "context_dim must be at least 1"),
     ],

@@ -104,7 +104,7 @@ def test_one_component_at_the_origin_is_the_standard_normal() -> None:
         (lambda: priors.gaussian_mixture(0, 3), "latent_dim must be at least 1, got 0"),
         (lambda: priors.gaussian_mixture(2, 0), "num_components must be at least 1, got 0"),
         (lambda: priors.autoregressive_flow(0), "latent_dim must be at least 1, got 0"),
-        (lambda: priors.autoregressive_flow(2, num_flows=-1), "num_flows must not be negative"),
+        (lambda: priors.autoregressive_flow(2, num_flows=-1), "num_flows must be an integer >= 0"),
         (lambda: priors.autoregressive_flow(2, hidden=(0,)), "hidden must be at least 1"),
     ],
 )
