@@ -150,7 +150,7 @@ def start_at_mean(params: Params, mean: Array) -> Params:
     """Parameters with which a Bernoulli decoder gives each dimension of x its mean in the data.
 
     Its last bias becomes log(mean / (1 - mean)). Otherwise the mean is the first thing that is
-    learned, at the cost of large gradients in every layer: a two-layer belief net on MNIST lost 20
+    learned, at the cost of large gradients in every layer: a two-layer belief net on MNIST lost 27
     nats by it in its first 12 epochs (docs/decisions.md).
 
     Args:
