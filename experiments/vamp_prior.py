@@ -89,7 +89,9 @@ def start_at_examples(settings: Settings, dataset: harness.Dataset) -> Callable[
         )
     generator = np.random.default_rng(settings.seed)
     chosen = generator.choice(num_examples, settings.num_components, replace=False)
-    keys = jax.random.split(jax.random.key(settings.seed), settings.num_components)
+    # The seed's own key is training's; no other key of a run has this number.
+    key = jax.random.fold_in(jax.random.key(settings.seed), 2**31 + 1)
+    keys = jax.random.split(key, settings.num_components)
     examples = np.asarray(jax.vmap(dataset.prepare)(keys, jnp.asarray(dataset.train.x[chosen])))
     return functools.partial(
         latent.start_at_examples, examples=examples, data_range=settings.data_range

@@ -224,7 +224,7 @@ def _no_parts(model: LatentVariableModel, params: Params, xs: Array) -> str | No
     """Why the rate of this model cannot be split, or None."""
     try:
         jax.eval_shape(functools.partial(rate_parts, model), params, jax.random.key(0), xs)
-    except (TypeError, AttributeError, NotImplementedError) as error:
+    except (TypeError, NotImplementedError) as error:
         return str(error)
     return None
 

@@ -1,5 +1,6 @@
 """What every experiment that maximises a variational bound shares: settings, algorithm, the run."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from genjax_models.models import latent, likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
 
 _NUM_OF_MEAN = 10_000
+# No other key of a run has this number.
+_KEY_OF_MEAN = 2**31
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,14 +174,14 @@ def _begin(
     if not settings.start_at_mean or settings.likelihood != "bernoulli":
         return own
     examples = dataset.train.x[:_NUM_OF_MEAN]
-    keys = jax.random.split(jax.random.key(settings.seed), len(examples))
+    key = jax.random.fold_in(jax.random.key(settings.seed), _KEY_OF_MEAN)
+    keys = jax.random.split(key, len(examples))
     mean = jnp.mean(jax.jit(jax.vmap(dataset.prepare))(keys, examples), axis=0)
 
     def begin(params: Params) -> Params:
-        try:
-            return own(latent.parts.start_at_mean(params, mean))
-        except ValueError:  # The decoder ends in another layer.
-            return own(params)
+        with contextlib.suppress(ValueError):  # The decoder ends in another layer.
+            params = latent.parts.start_at_mean(params, mean)
+        return own(params)
 
     return begin
 

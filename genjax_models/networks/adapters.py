@@ -1,6 +1,5 @@
 """From flax modules to (init, apply) pairs."""
 
-import math
 from typing import Any
 
 import jax
@@ -59,17 +58,3 @@ def conditional_from_flax(
         return module.apply(params, inputs, context)
 
     return ConditionalNetwork(init, apply)
-
-
-def unflatten(inputs: Array, shape: tuple[int, ...]) -> Array:
-    """A flattened example in its shape.
-
-    Raises:
-        ValueError: it has another size, named before the layers find that theirs do not fit.
-    """
-    if inputs.shape != (math.prod(shape),):
-        raise ValueError(
-            f"inputs must be an example of shape {shape}, flattened to [{math.prod(shape)}],"
-            f" got shape {inputs.shape}"
-        )
-    return inputs.reshape(shape)

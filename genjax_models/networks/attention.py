@@ -7,7 +7,7 @@ import jax
 from flax import linen
 
 from genjax_models.interfaces import Array, Network
-from genjax_models.networks.adapters import from_flax, unflatten
+from genjax_models.networks.adapters import from_flax
 from genjax_models.networks.rows import rows_dot_general
 
 
@@ -55,7 +55,7 @@ class AttentionEncoder(linen.Module):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """Outputs [num_outputs] of a flattened image."""
-        patches = to_patches(unflatten(inputs, self.image_shape), self.patch_shape)
+        patches = to_patches(inputs.reshape(self.image_shape), self.patch_shape)
         tokens = _dense(self.num_features)(patches)
         if self.positions:
             small = linen.initializers.normal(0.02)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen
 
 from genjax_models.interfaces import Array, Network, Params
-from genjax_models.networks.adapters import from_flax, unflatten
+from genjax_models.networks.adapters import from_flax
 
 
 class RecurrentEncoder(linen.Module):
@@ -27,7 +27,7 @@ class RecurrentEncoder(linen.Module):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         """Outputs [num_outputs] of a flattened sequence."""
-        steps = unflatten(inputs, self.example_shape).reshape(self.example_shape[0], -1)
+        steps = inputs.reshape(self.example_shape[0], -1)
         start = jnp.zeros(self.num_units, steps.dtype)
         cells = linen.RNN(linen.GRUCell(self.num_units), return_carry=True)
         state, _ = cells(steps, initial_carry=start)
