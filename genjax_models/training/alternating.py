@@ -9,6 +9,7 @@ import optax
 
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Objective, Params, PyTree
 from genjax_models.training.batches import check_batch
+from genjax_models.training.leaves import own
 
 
 class AlternatingState(NamedTuple):
@@ -73,9 +74,8 @@ def alternating(
 
     def init_state(key: Key) -> AlternatingState:
         key, critic_key = jax.random.split(key)
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        params = jax.tree.map(jnp.array, init(key))
-        critic_params = jax.tree.map(jnp.array, init_critic(critic_key))
+        params = own(init(key))
+        critic_params = own(init_critic(critic_key))
         return AlternatingState(
             jnp.zeros((), jnp.int32),
             params,

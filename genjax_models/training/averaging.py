@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Params, PyTree
+from genjax_models.training.leaves import own
 
 
 class AveragedState(NamedTuple):
@@ -48,10 +49,7 @@ def exponential_moving_average(algorithm: Algorithm, decay: float) -> Algorithm:
 
     def init(key: Key) -> AveragedState:
         trained = algorithm.init(key)
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        return AveragedState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, trained.params), trained
-        )
+        return AveragedState(jnp.zeros((), jnp.int32), own(trained.params), trained)
 
     def step(state: AveragedState, key: Key, batch: PyTree) -> tuple[AveragedState, Metrics]:
         trained, metrics = algorithm.step(state.trained, key, batch)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Params, PyTree
 from genjax_models.training.batches import check_batch
+from genjax_models.training.leaves import own
 
 ExpectedStatistics = Callable[[Params, PyTree], tuple[Array, PyTree]]
 Maximize = Callable[[PyTree, Params], Params]
@@ -67,10 +68,7 @@ def expectation_maximization(
     """
 
     def init_state(key: Key) -> ExpectationMaximizationState:
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        return ExpectationMaximizationState(
-            jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, init(key))
-        )
+        return ExpectationMaximizationState(jnp.zeros((), jnp.int32), own(init(key)))
 
     def step(
         state: ExpectationMaximizationState, key: Key, batch: PyTree
@@ -118,9 +116,8 @@ def stochastic_expectation_maximization(
     """
 
     def init_state(key: Key) -> StochasticExpectationMaximizationState:
-        params = jax.tree.map(jnp.array, init(key))
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        statistics = jax.tree.map(jnp.array, model_statistics(params))
+        params = own(init(key))
+        statistics = own(model_statistics(params))
         return StochasticExpectationMaximizationState(jnp.zeros((), jnp.int32), params, statistics)
 
     def step(

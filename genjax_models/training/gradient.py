@@ -19,6 +19,7 @@ from genjax_models.interfaces import (
     StatefulObjective,
 )
 from genjax_models.training.batches import check_batch
+from genjax_models.training.leaves import own
 
 
 class TrainingState(NamedTuple):
@@ -80,8 +81,7 @@ def gradient_descent(
     schedules = dict(schedules or {})
 
     def init_state(key: Key) -> TrainingState:
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        params = jax.tree.map(jnp.array, init(key))
+        params = own(init(key))
         return TrainingState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     def mean_loss(
@@ -158,9 +158,8 @@ def stateful_gradient_descent(
 
     def init_state(key: Key) -> StatefulTrainingState:
         params_key, state_key = jax.random.split(key)
-        # Copies, since a leaf that stands twice in the state cannot be donated.
-        params = jax.tree.map(jnp.array, init(params_key))
-        objective_state = jax.tree.map(jnp.array, init_objective_state(params, state_key))
+        params = own(init(params_key))
+        objective_state = own(init_objective_state(params, state_key))
         optimizer_state = optimizer.init(params)
         return StatefulTrainingState(
             jnp.zeros((), jnp.int32), params, optimizer_state, objective_state

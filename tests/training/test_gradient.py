@@ -246,3 +246,23 @@ def test_an_objective_with_a_state_is_refused() -> None:
     objective = variational(oracles.linear_gaussian(), estimator="nvil")
     with pytest.raises(TypeError, match="use stateful_gradient_descent"):
         gradient_descent(objective, optax.sgd(0.1), lambda key: {})
+
+
+def test_parameters_of_weak_types_do_not_compile_the_step_twice() -> None:
+    traced = []
+
+    def init(key: jax.Array) -> dict:
+        return {"scale": jnp.full(2, jnp.log(0.5)), "shift": jnp.zeros(2)}
+
+    def objective(params: dict, key: jax.Array, x: jax.Array) -> tuple[jax.Array, dict]:
+        traced.append(params)
+        return jnp.sum((jnp.exp(params["scale"]) * x + params["shift"]) ** 2), {}
+
+    assert init(jax.random.key(0))["scale"].weak_type
+    algorithm = gradient_descent(objective, optax.adam(1e-2), init)
+    step = jax.jit(algorithm.step)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state, _ = step(algorithm.init(keys[0]), keys[1], jnp.ones((4, 2)))
+    num_traced = len(traced)
+    step(state, keys[2], jnp.ones((4, 2)))
+    assert len(traced) == num_traced

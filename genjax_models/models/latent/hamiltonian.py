@@ -1,5 +1,6 @@
 """Hamiltonian variational inference (Salimans, Kingma & Welling 2015)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -152,7 +153,7 @@ def hamiltonian_vae(
         prior_key, likelihood_key, encoder_key, reverse_key = jax.random.split(key, 4)
         posterior = {
             "encoder": encoder.init(encoder_key),
-            "log_step_size": jnp.full(num_iterations, jnp.log(initial_step_size)),
+            "log_step_size": jnp.full(num_iterations, math.log(initial_step_size), float),
             "reverse": jax.vmap(reverse.init)(jax.random.split(reverse_key, num_iterations)),
         }
         return {

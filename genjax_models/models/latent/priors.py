@@ -1,5 +1,6 @@
 """Priors p(z) that are learned, for `latent.vae` and its relatives."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -41,7 +42,7 @@ def gaussian_mixture(latent_dim: int, num_components: int) -> Prior:
         return {
             "logits": jnp.zeros(num_components),
             "loc": jax.random.normal(key, shape) * 0.5**0.5,
-            "log_scale": jnp.full(shape, 0.5 * jnp.log(0.5)),
+            "log_scale": jnp.full(shape, 0.5 * math.log(0.5), float),
         }
 
     return Prior(init, lambda params: GaussianMixture(**params))
