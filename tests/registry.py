@@ -8,13 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genjax_models.models.classical import factor_analysis, mixture_of_bernoullis
+from genjax_models.models.classical import (
+    binary_factor_analysis,
+    factor_analysis,
+    mixture_of_bernoullis,
+)
 from genjax_models.models.energy import rbm
 from genjax_models.models.fully_observed import nade
 from genjax_models.models.latent import (
+    DecisionProcess,
     auto_encoder,
     auxiliary_vae,
+    categorical,
+    categorical_vae,
     condition,
+    darn,
     deep_latent_gaussian_model,
     gaussian_belief_net,
     hamiltonian_vae,
@@ -23,9 +31,11 @@ from genjax_models.models.latent import (
     lossy_vae,
     posteriors,
     priors,
+    sigmoid_belief_net,
     skip_deep_generative_model,
     vae,
     vamp_prior_vae,
+    variational_mdp,
 )
 from genjax_models.models.latent.autoregressive import inverse_autoregressive
 from genjax_models.models.markov_chain import as_latent_variable_model, diffusion, from_variances
@@ -166,6 +176,22 @@ def _hamiltonian() -> Case:
     return Case(model, grid(5, 4), np.isfinite)
 
 
+def _categorical(**settings: Any) -> Case:
+    model = categorical_vae(num_dims=4, num_variables=2, num_categories=3, hidden=(4,), **settings)
+    return Case(model, grid(2, 4), levels(2), "rloo")
+
+
+def _decisions() -> Case:
+    transitions = np.eye(3)[np.array([[1, 2], [0, 2], [2, 1]])]
+    process = DecisionProcess(transitions, np.array([[0.0, 0.3], [0.1, 0.2], [0.5, 0.4]]))
+    model = variational_mdp(process, start=0, num_steps=3, prior="learned")
+    return Case(model, jnp.array([1.0, 0.0, 1.0]), levels(2), "rloo")
+
+
+def _binary_net(factory: Callable[..., Any], **settings: Any) -> Case:
+    return Case(factory(num_dims=4, **settings), grid(2, 4), levels(2), "rloo")
+
+
 def _labels_through_a_code() -> Case:
     model = information_bottleneck(num_dims=4, num_classes=3, latent_dim=2, hidden=(5,))
     of_label = condition(model, jnp.array([0.3, -1.2, 0.7, 0.4]))
@@ -199,18 +225,35 @@ MODELS: dict[str, Callable[[], Case]] = {
     "auxiliary": lambda: _auxiliary(auxiliary_vae, (3, 2), (2, 1)),
     "skip deep generative": lambda: _auxiliary(skip_deep_generative_model, (2,), (1,)),
     "vamp prior": _vamp_prior,
+    "categorical": lambda: _categorical(prior=categorical.independent(2, 3)),
+    "categorical, autoregressive prior": lambda: _categorical(
+        prior=categorical.autoregressive(2, 3)
+    ),
     "lossy auto-encoder": _lossy,
     "belief net": lambda: _hierarchy(gaussian_belief_net),
     "belief net, skips": lambda: _hierarchy(gaussian_belief_net, skip=True),
     "ladder": lambda: _hierarchy(ladder_vae),
     "deep latent Gaussian": lambda: _hierarchy(deep_latent_gaussian_model),
+    "sigmoid belief net": lambda: _binary_net(sigmoid_belief_net, latent_dims=(3, 2), hidden=(4,)),
+    "sigmoid belief net, nade": lambda: _binary_net(
+        sigmoid_belief_net, latent_dims=(3,), generative="nade", recognition="nade", nade_dim=3
+    ),
+    "deep autoregressive network": lambda: _binary_net(darn, latent_dims=(3,)),
     "linear-Gaussian, pytrees": _pytrees,
     "discrete, by hand": lambda: Case(oracles.discrete(), grid(2, 3), levels(2), "rloo"),
+    "variational MDP": _decisions,
     "nade": lambda: Case(
         nade(num_dims=9, hidden_dim=3, ordering=[4, 0, 8, 2, 7, 1, 3, 6, 5]), grid(2, 9), levels(2)
     ),
     "factor analysis": lambda: Case(
         factor_analysis.factor_analysis(num_dims=5, latent_dim=2), grid(7, 5), np.isfinite
+    ),
+    "binary factor analysis": lambda: Case(
+        # A posterior after more updates is so near the exact one that the variance of the
+        # importance weights is rounding alone.
+        binary_factor_analysis.binary_factor_analysis(num_dims=12, latent_dim=2, num_updates=1),
+        grid(2, 12),
+        levels(2),
     ),
     "mixture of Bernoullis": lambda: Case(
         mixture_of_bernoullis.mixture_of_bernoullis(num_dims=5, num_components=3),

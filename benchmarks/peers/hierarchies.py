@@ -1,10 +1,11 @@
-"""Hierarchies: the library's two-layer IWAE and ladder, and both by hand from the same parameters.
+"""Hierarchies: the library's two-layer IWAE, ladder and belief net of binary units, and by hand.
 
-By hand, the samples of all examples are rows of one matrix (see `handwritten`), and a layer that
-both the ladder's prior and its posterior use is computed once.
+By hand, from the same parameters, the samples of all examples are rows of one matrix (see
+`handwritten`), and a layer that both the ladder's prior and its posterior use is computed once.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,13 +15,18 @@ import numpy as np
 import optax
 
 from benchmarks.contenders import LEARNING_RATE, Contender, draw_losses, repeat_step
-from genjax_models.interfaces import LatentVariableModel
+from genjax_models.interfaces import LatentVariableModel, Objective
 from genjax_models.learning import bounds, variational
 from genjax_models.models import latent
 from genjax_models.training import gradient_descent
 
 OPTIMIZER = optax.adam(LEARNING_RATE)
-MODELS = {"two-layer IWAE": latent.gaussian_belief_net, "ladder VAE": latent.ladder_vae}
+BELIEF_NET = "three-layer belief net, VIMCO"
+MODELS: dict[str, Callable[..., LatentVariableModel]] = {
+    "two-layer IWAE": latent.gaussian_belief_net,
+    "ladder VAE": latent.ladder_vae,
+    BELIEF_NET: partial(latent.sigmoid_belief_net, latent_dims=(200, 200, 200)),
+}
 
 Gaussian = tuple[jax.Array, jax.Array]
 """Means and log standard deviations."""
@@ -38,9 +44,11 @@ def contenders(
     model = MODELS[name](num_dims=batch.shape[1], **sizes)
     params = model.init(jax.random.key(0))
     x = jnp.asarray(batch)
-    found = [_library(model, params, x, num_samples, None)]
+    estimator = "vimco_arithmetic" if name == BELIEF_NET else "pathwise"
+    objective = variational(model, bound=bounds.iwae, estimator=estimator, num_samples=num_samples)
+    found = [_library(objective, params, x, None)]
     if microbatch_size is not None:
-        found.append(_library(model, params, x, num_samples, microbatch_size))
+        found.append(_library(objective, params, x, microbatch_size))
     loss = partial(LOSSES[name], x=x, num_samples=num_samples)
     state = (jax.tree.map(jnp.copy, params), OPTIMIZER.init(params))
     step = partial(_train_step, loss=LOSSES[name], num_samples=num_samples)
@@ -53,13 +61,8 @@ def contenders(
 
 
 def _library(
-    model: LatentVariableModel,
-    params: Any,
-    x: jax.Array,
-    num_samples: int,
-    microbatch_size: int | None,
+    objective: Objective, params: Any, x: jax.Array, microbatch_size: int | None
 ) -> Contender:
-    objective = variational(model, bound=bounds.iwae, num_samples=num_samples)
     algorithm = gradient_descent(
         objective,
         optax.adam(LEARNING_RATE),
@@ -134,7 +137,50 @@ def ladder_loss(params: Any, key: jax.Array, x: jax.Array, num_samples: int) -> 
     return _bound(x, logits, log_ratio, num_samples)
 
 
-LOSSES = {"two-layer IWAE": two_layer_loss, "ladder VAE": ladder_loss}
+def belief_net_loss(params: Any, key: jax.Array, x: jax.Array, num_samples: int) -> jax.Array:
+    """Minus the importance-weighted bound of the belief net, with VIMCO's gradient."""
+    num_layers = len(params["posterior"])
+    rows, drawn = x, []
+    log_q: Any = 0.0
+    for level, layer_key in enumerate(jax.random.split(key, num_layers)):
+        logits = _centred(params["posterior"][level], rows)
+        if level == 0:
+            logits = jnp.repeat(logits, num_samples, axis=0)
+        uniform = jax.random.uniform(layer_key, logits.shape)
+        rows = jax.lax.stop_gradient(uniform < jax.nn.sigmoid(logits)).astype(x.dtype)
+        log_q += _log_bernoulli(logits, rows)
+        drawn.append(rows)
+    log_p = _log_bernoulli(params["prior"]["top"]["logits"], drawn[-1])
+    for layer, above, below in zip(
+        params["prior"]["layers"], drawn[:0:-1], drawn[-2::-1], strict=True
+    ):
+        log_p += _log_bernoulli(_centred(layer, above), below)
+    visible = jnp.repeat(x, num_samples, axis=0)
+    log_p += _log_bernoulli(_centred(params["likelihood"], drawn[0]), visible)
+    log_q = log_q.reshape(len(x), num_samples)
+    log_weights = log_p.reshape(len(x), num_samples) - log_q
+    bound = jax.nn.logsumexp(log_weights, axis=1) - math.log(num_samples)
+    is_own = jnp.eye(num_samples, dtype=bool)
+    others = jnp.where(is_own, -jnp.inf, jax.lax.stop_gradient(log_weights)[:, None])
+    baselines = jax.nn.logsumexp(others, axis=2) - math.log(num_samples - 1)
+    signals = jax.lax.stop_gradient(bound)[:, None] - baselines
+    surrogate = jnp.sum(signals * log_q, axis=1)
+    return -jnp.mean(bound + surrogate - jax.lax.stop_gradient(surrogate))
+
+
+LOSSES = {
+    "two-layer IWAE": two_layer_loss,
+    "ladder VAE": ladder_loss,
+    BELIEF_NET: belief_net_loss,
+}
+
+
+def _centred(params: Any, rows: jax.Array) -> jax.Array:
+    return _mlp(params["network"], 2 * rows - 1, jnp.tanh)
+
+
+def _log_bernoulli(logits: jax.Array, rows: jax.Array) -> jax.Array:
+    return jnp.sum(rows * logits - jax.nn.softplus(logits), axis=-1)
 
 
 def _mlp(params: Any, inputs: jax.Array, activation: Any) -> jax.Array:

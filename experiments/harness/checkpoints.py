@@ -103,10 +103,10 @@ def restore_params(folder: str | Path, step: int, like: Any) -> Any:
     return _fill(root, like, leaves, f"checkpoint {step} of {folder}")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole: a reader finds the old text or the new, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file as a whole: a reader finds the old content or the new, never a part."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     _fsync(temporary)
     os.replace(temporary, path)
     _fsync(path.parent)

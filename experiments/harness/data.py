@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import arrays, dsprites, points, tfds
+from experiments.harness import arrays, dsprites, nltcs, points, tfds
 from experiments.harness.arrays import SPLITS, Source, Split
 
 _NUM_LEVELS: dict[str, int | None] = {
@@ -28,6 +28,7 @@ _NUM_LEVELS: dict[str, int | None] = {
     "fashion_mnist": 256,
     "binarized_mnist": 2,
     "dsprites": 2,
+    "nltcs": 2,
     "half_moons": None,
     "ring": None,
 }
@@ -121,8 +122,8 @@ def load(
     - real, if they are other floats.
 
     Args:
-      name: "digits", "mnist", "fashion_mnist", "binarized_mnist", "dsprites", "half_moons", "ring"
-        or the path of a file.
+      name: "digits", "mnist", "fashion_mnist", "binarized_mnist", "dsprites", "nltcs",
+        "half_moons", "ring" or the path of a file.
       likelihood: "bernoulli" of binary values; "discretized_logistic",
         "discretized_logistic_mixture", "categorical", "discretized_gaussian" or "dequantized" of
         grey levels; "gaussian" of real values (or grey ones, as a density); or
@@ -152,6 +153,7 @@ def load(
     embedded = {
         "digits": _read_digits,
         "dsprites": lambda: dsprites.read(data_dir)[0],
+        "nltcs": lambda: nltcs.read(data_dir),
         "half_moons": points.read_half_moons,
         "ring": points.read_ring,
     }

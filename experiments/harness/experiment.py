@@ -62,7 +62,7 @@ def steps_per_epoch(settings: Settings, dataset: Dataset) -> int:
 class Evaluator(Protocol):
     """What an experiment measures and draws, given the algorithm's state."""
 
-    def monitor(self, state: Any) -> dict[str, float]:
+    def monitor(self, state: Any) -> dict[str, Any]:
         """What the learning curves show beside the training loss."""
         ...
 

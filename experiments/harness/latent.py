@@ -57,7 +57,7 @@ class LatentEvaluator:
     evaluation_samples: int
     picture_means: bool = True
 
-    def monitor(self, state: Any) -> dict[str, float]:
+    def monitor(self, state: Any) -> dict[str, Any]:
         """What the learning curves show beside the training loss."""
         bound = self.measure_bound(state.params, "validation")["value"]
         examples = self.dataset.validation.x

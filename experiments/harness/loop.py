@@ -64,7 +64,7 @@ def train(
     *,
     num_steps: int,
     mesh: Mesh,
-    monitor: Callable[[Any], dict[str, float]],
+    monitor: Callable[[Any], dict[str, Any]],
     steps_per_dispatch: int = STEPS_PER_DISPATCH,
 ) -> tuple[Any, Seconds]:
     """Train to the last step, from the run's last checkpoint if it has one.
@@ -109,7 +109,9 @@ def train(
             train_seconds = time.perf_counter() - started
             _check_losses(metrics["loss"], begin, run)
             spent = Seconds(spent.compile + compile_seconds, spent.train + train_seconds)
-            record = {name: float(np.mean(values)) for name, values in metrics.items()}
+            record: dict[str, Any] = {
+                name: float(np.mean(values)) for name, values in metrics.items()
+            }
             last = end == num_steps
             if last or end // steps_per_dispatch in monitored:
                 _check_state(state, end, run)

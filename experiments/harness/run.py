@@ -101,6 +101,8 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append a record to `metrics.jsonl` and TensorBoard; it is on disk when this returns.
 
+        Lists, such as examples drawn on the way, are kept in the first alone.
+
         The first record of a resumed run drops those of the killed one from the same step on.
 
         Raises:
@@ -114,7 +116,8 @@ class Run:
         self._metrics.write(line + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, float(value), step)
+            if not isinstance(value, list):
+                self._tensorboard.add_scalar(name, float(value), step)
         self._tensorboard.flush()
 
     def rewind(self, step: int) -> None:

@@ -11,12 +11,12 @@ class Settings:
     """What every experiment can be told; an experiment's own settings derive from this."""
 
     data: str = "digits"
-    """digits, mnist, fashion_mnist, binarized_mnist, dsprites, half_moons, ring, or a .npy or .npz
-    file."""
+    """digits, mnist, fashion_mnist, binarized_mnist, dsprites, nltcs, half_moons, ring, or a .npy
+    or .npz file."""
     protocol: str | None = None
     """dynamic, static, threshold, grey or real; by default what fits the data and likelihood."""
     data_dir: str | None = None
-    """Folder of prepared TFDS data sets (default: TFDS's own), or the one that has dsprites."""
+    """Folder of prepared TFDS data sets (default: TFDS's own), or that of dsprites or nltcs."""
     batch_size: int | None = 100
     """Examples a step, over all devices; None: the whole training set."""
     seed: int = 0

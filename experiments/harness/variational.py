@@ -17,10 +17,13 @@ from experiments.harness.experiment import data_shape, prepare, run_experiment, 
 from experiments.harness.latent import LatentEvaluator
 from experiments.harness.settings import Settings, check_positive
 from genjax_models.interfaces import Algorithm, Key, LatentVariableModel, Objective, Params
-from genjax_models.learning import NVIL, bounds, variational
+from genjax_models.learning import bounds, variational
 from genjax_models.learning.bounds import Bound, SplitBound
+from genjax_models.learning.nvil import StatefulVariational
 from genjax_models.models import latent, likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
+
+MakeObjective = Callable[[LatentVariableModel], Objective | StatefulVariational]
 
 _NUM_OF_MEAN = 10_000
 # No other key of a run has this number.
@@ -111,10 +114,11 @@ def run_variational(
     build_model: Callable[[Any, dict[str, Any]], LatentVariableModel],
     *,
     name: str,
-    objective: Callable[[LatentVariableModel], Objective] | None = None,
+    objective: MakeObjective | None = None,
     schedules: Callable[[int], dict[str, optax.Schedule]] | None = None,
     start: Callable[[Dataset], Callable[[Params], Params]] | None = None,
     picture_means: bool = True,
+    evaluator: type[LatentEvaluator] = LatentEvaluator,
 ) -> Path:
     """Train a latent-variable model by a bound, evaluate it and draw from it.
 
@@ -123,12 +127,14 @@ def run_variational(
         settings: of the run.
         build_model: `build_model(settings, data_shape) -> model`.
         name: the model's name in tables.
-        objective: `objective(model) -> objective`; by default the bound that the settings name.
+        objective: `objective(model) -> objective`, of an example or, with an `init_state`, of a
+            batch; by default the bound that the settings name.
         schedules: `schedules(steps_per_epoch) -> schedules` of the objective's keywords; by
             default beta's.
         start: `start(dataset)` is a function from the model's own initial parameters to those with
             which training begins.
         picture_means: whether the pictures show E[x | z] rather than draws of x.
+        evaluator: what is measured and drawn, where it is more than usual.
 
     Returns:
         The run's folder.
@@ -141,7 +147,7 @@ def run_variational(
         settings, model, per_epoch, objective=objective, schedules=schedules, begin=begin
     )
     bound_name, bound = reported_bound(settings)
-    evaluator = LatentEvaluator(
+    measures = evaluator(
         model=model,
         dataset=dataset,
         mesh=mesh,
@@ -160,7 +166,7 @@ def run_variational(
         algorithm,
         model=name,
         num_steps=settings.num_epochs * per_epoch,
-        evaluator=evaluator,
+        evaluator=measures,
     )
 
 
@@ -191,7 +197,7 @@ def build_algorithm(
     model: LatentVariableModel,
     steps_per_epoch: int,
     *,
-    objective: Callable[[LatentVariableModel], Objective] | None = None,
+    objective: MakeObjective | None = None,
     schedules: Callable[[int], dict[str, optax.Schedule]] | None = None,
     begin: Callable[[Params], Params] = lambda params: params,
 ) -> Algorithm:
@@ -206,32 +212,36 @@ def build_algorithm(
         scheduled = {"beta": beta(settings, settings.warm_up_epochs * steps_per_epoch)}
     else:
         scheduled = schedules(steps_per_epoch)
-    options: dict[str, Any] = {
-        "bound": build_bound(settings),
-        "kl": settings.kl,
-        "num_samples": settings.num_samples,
-        "chunk_size": settings.chunk_size,
-    }
-    if objective is None and settings.estimator == "nvil":
-        if settings.microbatch_size is not None:
-            raise ValueError(
-                'microbatch_size is not for estimator "nvil", whose moving average is of a whole'
-                " batch: use chunk_size"
-            )
-        stateful = variational(model, estimator=NVIL(), **options)
-        return stateful_gradient_descent(
-            stateful.objective, optimizer, init, stateful.init_state, schedules=scheduled
+    minimized = (objective or functools.partial(bound_objective, settings))(model)
+    if not isinstance(minimized, StatefulVariational):
+        return gradient_descent(
+            minimized,
+            optimizer,
+            init,
+            schedules=scheduled,
+            microbatch_size=settings.microbatch_size,
         )
-    if objective is None:
-        minimized = variational(model, estimator=settings.estimator, **options)
-    else:
-        minimized = objective(model)
-    return gradient_descent(
-        minimized,
-        optimizer,
-        init,
-        schedules=scheduled,
-        microbatch_size=settings.microbatch_size,
+    if settings.microbatch_size is not None:
+        raise ValueError(
+            f'microbatch_size is not for estimator "{settings.estimator}", which carries a state of'
+            " whole batches: use chunk_size"
+        )
+    return stateful_gradient_descent(
+        minimized.objective, optimizer, init, minimized.init_state, schedules=scheduled
+    )
+
+
+def bound_objective(
+    settings: VariationalSettings, model: LatentVariableModel
+) -> Objective | StatefulVariational:
+    """The bound and the estimator of its gradient that the settings name."""
+    return variational(
+        model,
+        bound=build_bound(settings),
+        estimator=settings.estimator,
+        kl=settings.kl,
+        num_samples=settings.num_samples,
+        chunk_size=settings.chunk_size,
     )
 
 

@@ -16,6 +16,13 @@ from genjax_models.distributions.full_covariance_gaussian import FullCovarianceG
 from genjax_models.distributions.gaussian import DiagonalGaussian
 from genjax_models.distributions.gaussian_mixture import GaussianMixture
 from genjax_models.distributions.grey_levels import CategoricalLevels, DiscretizedLogisticMixture
+from genjax_models.distributions.linear_autoregressive_bernoulli import (
+    LinearAutoregressiveBernoulli,
+)
+from genjax_models.distributions.linear_autoregressive_one_hot import (
+    LinearAutoregressiveOneHot,
+)
+from genjax_models.distributions.nade import NeuralAutoregressiveBernoulli
 from genjax_models.distributions.one_hot_categorical import OneHotCategorical
 from genjax_models.distributions.pullback import Pullback
 from genjax_models.distributions.rank_one_gaussian import RankOneGaussian
@@ -33,7 +40,10 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FullCovarianceGaussian",
     "GaussianMixture",
+    "LinearAutoregressiveBernoulli",
+    "LinearAutoregressiveOneHot",
     "Marginal",
+    "NeuralAutoregressiveBernoulli",
     "OneHotCategorical",
     "Pullback",
     "Pushforward",

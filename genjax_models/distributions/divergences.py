@@ -10,6 +10,7 @@ from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.full_covariance_gaussian import FullCovarianceGaussian
 from genjax_models.distributions.gaussian import DiagonalGaussian
 from genjax_models.distributions.numerics import at_least_float32, softplus, sum_event
+from genjax_models.distributions.one_hot_categorical import OneHotCategorical
 from genjax_models.interfaces import Array
 
 
@@ -33,6 +34,9 @@ def kl_divergence(q: Any, p: Any) -> Array:
     terms = _terms(q, p)
     if terms is not None:
         return sum_event(terms)
+    if isinstance(q, OneHotCategorical) and isinstance(p, OneHotCategorical):
+        _check_shapes(q.logits, p.logits)
+        return _kl_one_hot(q, p)
     q_gaussian, p_gaussian = _as_gaussian(q), _as_gaussian(p)
     if q_gaussian is not None and p_gaussian is not None:
         _check_shapes(q_gaussian.loc, p_gaussian.loc)
@@ -102,6 +106,16 @@ def _kl_bernoulli(q: Bernoulli, p: Bernoulli) -> Array:
     """s(a) (a - b) + softplus(b) - softplus(a), with logits a of q and b of p."""
     difference = jax.nn.sigmoid(q.logits) * (q.logits - p.logits)
     return difference + softplus(p.logits) - softplus(q.logits)
+
+
+def _kl_one_hot(q: OneHotCategorical, p: OneHotCategorical) -> Array:
+    """sum_mc q_mc (log q_mc - log p_mc)."""
+    log_q, log_p = (jax.nn.log_softmax(at_least_float32(one.logits)) for one in (q, p))
+    probabilities = jnp.exp(log_q)
+    # Double where: what q leaves out adds nothing, also where p leaves it out, and has no gradient.
+    is_possible = probabilities > 0
+    log_ratio = jnp.where(is_possible, log_q, 0) - jnp.where(is_possible, log_p, 0)
+    return jnp.sum(probabilities * log_ratio)
 
 
 def _kl_diagonal_gaussian(q: DiagonalGaussian, p: DiagonalGaussian) -> Array:

@@ -1,4 +1,4 @@
-"""One of several categories as a one-hot vector."""
+"""Categories as one-hot vectors."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ from genjax_models.interfaces import Array, Key
 
 
 class OneHotCategorical(NamedTuple):
-    """A category with probabilities softmax(logits), as a vector with a single one.
+    """Independent categories with probabilities softmax(logits), as vectors with a single one.
 
-    log p(y) = sum_c y_c log softmax(a)_c, with logits a.
+    log p(y) = sum_m sum_c y_mc log softmax(a_m)_c, with logits a; one event in all. Between the
+    one-hot vectors it is linear in y, as relaxations of y need it.
 
     Attributes:
-        logits: a, [num_categories].
+        logits: a, [..., num_categories]: of one variable, or of each row.
     """
 
     logits: Array
@@ -26,16 +27,18 @@ class OneHotCategorical(NamedTuple):
         return False
 
     def sample(self, *, seed: Key) -> Array:
-        """A one-hot vector, [num_categories]."""
+        """One-hot vectors, of the logits' shape and dtype."""
         category = jax.random.categorical(seed, at_least_float32(self.logits))
-        return jax.nn.one_hot(category, len(self.logits), dtype=jnp.result_type(self.logits))
+        num_categories = jnp.shape(self.logits)[-1]
+        return jax.nn.one_hot(category, num_categories, dtype=jnp.result_type(self.logits))
 
     def log_prob(self, value: Array) -> Array:
-        """Log-probability of a one-hot vector, a scalar in nats."""
+        """Log-probability of one-hot vectors of the logits' shape, a scalar in nats."""
         log_probs = jax.nn.log_softmax(at_least_float32(self.logits))
         chosen = check_event(value, self.logits)
         # Zero times an infinite log-probability is not a number.
-        return jnp.sum(jnp.where(chosen == 0, 0.0, chosen * log_probs))
+        is_left_out = (chosen == 0) & jnp.isneginf(log_probs)
+        return jnp.sum(chosen * jnp.where(is_left_out, 0.0, log_probs))
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-probability."""

@@ -9,6 +9,11 @@ from genjax_models.evaluation.disentanglement import (
     informativeness,
     mutual_information_gap,
 )
+from genjax_models.evaluation.enumeration import (
+    binary_states,
+    enumerated_log_likelihood,
+    joint_log_probs,
+)
 from genjax_models.evaluation.estimates import Estimate, mean_estimate
 from genjax_models.evaluation.fixed_factor import beta_vae_score, factor_vae_score
 from genjax_models.evaluation.inference_gap import InferenceGap, inference_gap
@@ -56,13 +61,16 @@ __all__ = [
     "active_units",
     "beta_vae_score",
     "bin_codes",
+    "binary_states",
     "bound_estimate",
     "certify_gradient",
     "dci",
     "discrete_mutual_information",
+    "enumerated_log_likelihood",
     "factor_vae_score",
     "inference_gap",
     "informativeness",
+    "joint_log_probs",
     "layer_rates",
     "log_likelihood",
     "mean_estimate",

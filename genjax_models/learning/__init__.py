@@ -30,11 +30,13 @@ from genjax_models.learning.nvil import NVIL
 from genjax_models.learning.objectives import variational
 from genjax_models.learning.refine import memoryless, refine
 from genjax_models.learning.regularized import controlled_capacity, free_bits
+from genjax_models.learning.relaxed import relaxed
 from genjax_models.learning.target_propagation import (
     LayeredNetwork,
     difference_target_propagation,
     layered_network,
 )
+from genjax_models.learning.vector_quantization import VectorQuantization, vector_quantization
 
 __all__ = [
     "NVIL",
@@ -44,6 +46,7 @@ __all__ = [
     "ImportanceSamples",
     "LayeredNetwork",
     "PersistentContrastiveDivergence",
+    "VectorQuantization",
     "adaptive_variational_diffusion",
     "adversarial",
     "adversarial_game",
@@ -68,8 +71,10 @@ __all__ = [
     "persistent_contrastive_divergence",
     "reconstruction",
     "refine",
+    "relaxed",
     "simple_diffusion",
     "term_probabilities",
     "variational",
     "variational_diffusion",
+    "vector_quantization",
 ]

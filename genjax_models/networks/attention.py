@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import jax
 from flax import linen
 
+from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, Network
 from genjax_models.networks.adapters import from_flax
-from genjax_models.networks.rows import rows_dot_general
 
 
 class AttentionBlock(linen.Module):

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, ConditionalNetwork, Network
 from genjax_models.networks.adapters import conditional_from_flax, from_flax
-from genjax_models.networks.rows import rows_dot_general
 
 
 class MaskedDense(linen.Module):

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen
 
+from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, Network, Params
 from genjax_models.networks.adapters import from_flax
-from genjax_models.networks.rows import rows_dot_general
 
 
 class MLP(linen.Module):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, Network
 from genjax_models.networks.adapters import from_flax
-from genjax_models.networks.rows import rows_dot_general
 
 
 class Convolution(linen.Module):

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, ConditionalNetwork, Key
 from genjax_models.networks.adapters import conditional_from_flax
-from genjax_models.networks.rows import rows_dot_general
 
 # Times in (0, 1] become steps of 1000, for which the wavelengths are made.
 _TIME_SCALE = 1000.0

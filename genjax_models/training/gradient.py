@@ -134,6 +134,7 @@ def stateful_gradient_descent(
     init_objective_state: Callable[[Params, Key], PyTree],
     *,
     schedules: Mapping[str, Callable[[Array], Array]] | None = None,
+    write_back: Callable[[Params, PyTree], Params] = lambda params, state: params,
 ) -> Algorithm:
     """Minimise an objective of a whole batch that carries a state from step to step.
 
@@ -146,6 +147,8 @@ def stateful_gradient_descent(
         init: `init(key) -> params`, usually `model.init`.
         init_objective_state: `init_objective_state(params, key) -> state`.
         schedules: as of `gradient_descent`.
+        write_back: `write_back(params, state) -> params`, after the optimizer: parameters that the
+            objective's state decides on instead, such as a codebook of moving averages.
 
     Returns:
         An `Algorithm`; its state is a `StatefulTrainingState`, its metrics are "loss" and the
@@ -178,7 +181,7 @@ def stateful_gradient_descent(
             state.params
         )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = write_back(optax.apply_updates(state.params, updates), objective_state)
         moved = StatefulTrainingState(state.step + 1, params, optimizer_state, objective_state)
         return moved, {"loss": value, **metrics}
 

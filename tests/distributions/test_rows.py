@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genjax_models.networks.rows import rows_dot_general
+from genjax_models.distributions.rows import rows_dot_general
 
 
 def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,0 +1,121 @@
+"""Belief nets of binary units by every estimator of their gradient.
+
+`python -m experiments.sigmoid_belief_net` trains two layers by VIMCO on handwritten digits, in
+about a minute. `--estimator reweighted_wake_sleep --generative nade --recognition nade` is the
+model of Bornschein & Bengio 2015, `--estimator disarm --bound elbo --num-samples 1` one with an
+antithetic pair for every layer (Dong et al. 2020), and `--data binarized_mnist --latent-dims 200
+200` the size of Mnih & Gregor 2014; `--help` lists the rest.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments import harness
+from genjax_models.interfaces import LatentVariableModel
+from genjax_models.learning import layerwise
+from genjax_models.learning.nvil import StatefulVariational
+from genjax_models.models import latent
+
+Estimator = Literal[
+    "vimco_arithmetic",
+    "vimco_geometric",
+    "rloo",
+    "score_function",
+    "nvil",
+    "wake_sleep",
+    "reweighted_wake_sleep",
+    "muprop",
+    "arm",
+    "disarm",
+    "rebar",
+    "measure_valued",
+    "biased_straight_through",
+    "biased_gumbel_softmax",
+]
+LAYERWISE = (
+    "muprop",
+    "arm",
+    "disarm",
+    "rebar",
+    "measure_valued",
+    "biased_straight_through",
+    "biased_gumbel_softmax",
+)
+"""Estimators of `learning.layerwise`; the others are of `learning.variational`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(harness.VariationalSettings):
+    """Train a belief net of binary units, measure its test log-likelihood, and draw from it."""
+
+    latent_dims: tuple[int, ...] = (64, 32)
+    """Sizes of the layers, from the data upwards."""
+    hidden: tuple[int, ...] = ()
+    """Units of the hidden tanh layers between any two layers; none makes a linear net."""
+    generative: Literal["sigmoid", "autoregressive", "nade"] = "sigmoid"
+    """Kind of the model's layers."""
+    recognition: Literal["sigmoid", "autoregressive", "nade"] = "sigmoid"
+    """Kind of the posterior's layers."""
+    nade_dim: int = 64
+    """Hidden units of each nade layer."""
+    bound: Literal["elbo", "iwae"] = "iwae"
+    """What is maximised."""
+    estimator: Estimator = "vimco_arithmetic"  # type: ignore[assignment]
+    """Estimator of the gradient; those from muprop on work on one layer after the other,
+    for the ELBO."""
+    num_samples: int = 10
+    """K, posterior samples for each example and step; estimates that are averaged, layerwise."""
+    num_epochs: int = 300
+    """Passes through the training set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood != "bernoulli":
+            raise ValueError(f"likelihood must be bernoulli, got {self.likelihood}")
+        if self.estimator in LAYERWISE and self.bound != "elbo":
+            raise ValueError(f"estimator {self.estimator} is for bound elbo, got {self.bound}")
+
+
+def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:
+    """The model for data of the given `num_dims`."""
+    return latent.sigmoid_belief_net(
+        num_dims=data["num_dims"],
+        latent_dims=settings.latent_dims,
+        hidden=settings.hidden,
+        generative=settings.generative,
+        recognition=settings.recognition,
+        nade_dim=settings.nade_dim,
+    )
+
+
+def build_objective(
+    settings: Settings,
+) -> Callable[[LatentVariableModel], StatefulVariational] | None:
+    """The objective of an estimator of one layer after the other; None where it is another."""
+    if settings.estimator not in LAYERWISE:
+        return None
+    return lambda model: layerwise.layerwise(
+        model, settings.estimator, num_samples=settings.num_samples
+    )
+
+
+def run(settings: Settings) -> Path:
+    """Train, evaluate and draw; returns the run's folder."""
+    kinds = dict.fromkeys([settings.generative, settings.recognition])
+    name = f"belief net of {' and '.join(kinds)} layers, "
+    name += f"{'-'.join(map(str, settings.latent_dims))}, {settings.estimator.replace('_', ' ')}"
+    return harness.run_variational(
+        "sigmoid_belief_net",
+        settings,
+        build_model,
+        name=name,
+        objective=build_objective(settings),
+    )
+
+
+main = harness.command_line(run, Settings, "sigmoid_belief_net")
+
+if __name__ == "__main__":
+    main()
