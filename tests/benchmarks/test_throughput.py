@@ -67,14 +67,14 @@ def test_vimco_by_hand_has_the_gradient_of_the_library():
     )
     ours, by_hand = (
         jit_once(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(
-            params, jax.random.split(jax.random.key(seed), 20_000)
+            params, jax.random.split(jax.random.key(seed), 50_000)
         )
         for seed, loss in enumerate(losses)
     )
     for our, hand in zip(jax.tree.leaves(ours), jax.tree.leaves(by_hand), strict=True):
-        assert_mean(our - hand, jnp.zeros(our.shape[1:]), scale=1.0, resolution=0.01)
+        assert_mean(our - hand, jnp.zeros(our.shape[1:]), scale=1.0, resolution=0.003)
     # The signals of the posterior are not lost in noise.
-    assert jnp.abs(ours["posterior"][0]["network"]["params"]["Dense_0"]["bias"].mean(0)).max() > 0.1
+    assert jnp.abs(ours["posterior"][0]["network"]["params"]["Dense_0"]["bias"].mean(0)).max() > 0.04
 
 
 def test_contenders_train():
