@@ -33,6 +33,30 @@ _DYNAMIC = ("mnist", "dynamic")
 _READ, _CITED, _REMEMBERED = "read in the source", "read in another paper", "remembered"
 _IMPORTANCE = "importance sampling, K=5000"
 
+_SAMPLES = "multi-sample estimate"
+_NVIL = ("Mnih & Gregor 2014, table 1", _CITED)
+_ARM = ("Yin & Zhou 2019, table 2a", _READ)
+_TUCKER = ("Tucker et al. 2017, as table 2a of Yin & Zhou 2019 has it", _CITED)
+_RWS = ("Bornschein & Bengio 2015, table 1", _REMEMBERED)
+_MANY = "importance sampling, K=100000"
+_LAYERS = {"generative": "sigmoid", "recognition": "sigmoid"}
+_ONE, _TWO, _THREE = [200], [200, 200], [200, 200, 200]
+_BELIEF_NETS: tuple[tuple[str, list[int], dict[str, str], float, str, str, str], ...] = (
+    ("nvil", _ONE, _LAYERS, 113.1, _SAMPLES, *_NVIL),
+    ("nvil", _TWO, _LAYERS, 99.8, _SAMPLES, *_NVIL),
+    ("nvil", _THREE, _LAYERS, 96.7, _SAMPLES, _NVIL[0], _REMEMBERED),
+    ("wake_sleep", _ONE, _LAYERS, 120.8, _SAMPLES, *_NVIL),
+    ("wake_sleep", _TWO, _LAYERS, 107.7, _SAMPLES, *_NVIL),
+    ("arm", _ONE, _LAYERS, 107.2, _SAMPLES, *_ARM),
+    ("arm", _TWO, _LAYERS, 96.7, _SAMPLES, *_ARM),
+    ("rebar", _ONE, _LAYERS, 107.7, _SAMPLES, *_TUCKER),
+    ("rebar", _TWO, _LAYERS, 95.4, _SAMPLES, *_TUCKER),
+    ("reweighted_wake_sleep", _ONE, _LAYERS, 103.1, _MANY, *_RWS),
+    ("reweighted_wake_sleep", _TWO, _LAYERS, 93.4, _MANY, *_RWS),
+    ("reweighted_wake_sleep", _THREE, _LAYERS, 90.1, _MANY, *_RWS),
+)
+"""Estimator, layers, settings, value, how measured, source and certainty."""
+
 PUBLISHED = (
     Published(
         "mixture_of_bernoullis",
@@ -176,6 +200,27 @@ PUBLISHED = (
             (_DYNAMIC, "normal", 84.50),
             (_DYNAMIC, "vamp", 82.38),
         )
+    ),
+    *(
+        Published(
+            "sigmoid_belief_net",
+            *_STATIC,
+            {"estimator": estimator, "latent_dims": latent_dims, "hidden": []} | settings,
+            value,
+            measured,
+            source,
+            certainty,
+        )
+        for estimator, latent_dims, settings, value, measured, source, certainty in _BELIEF_NETS
+    ),
+    Published(
+        "darn",
+        *_STATIC,
+        {"latent_dims": [500]},
+        84.71,
+        "bound or importance estimate, marked as approximate",
+        "Gregor et al. 2014",
+        _CITED,
     ),
     Published(
         "real_nvp",

@@ -60,6 +60,8 @@ class Settings(harness.Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         harness.check_positive(self, "num_updates", "num_epochs", "num_points", "learning_rate")
+        if self.num_points > 200:
+            raise ValueError(f"num_points must be in 1..200, got {self.num_points}")
         if self.latent_dim not in (1, 2):
             raise ValueError(f"latent_dim must be 1 or 2, got {self.latent_dim}")
         if not 0 <= self.weight_prior < float("inf"):

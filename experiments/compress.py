@@ -50,6 +50,9 @@ class Settings(vae.Settings):
         super().__post_init__()
         if self.num_images is not None and self.num_images < 2:
             raise ValueError(f"num_images must be at least 2, got {self.num_images}")
+        bits_back.check_num_bins(self.num_bins)
+        if self.likelihood != "bernoulli":
+            raise ValueError(f"likelihood must be bernoulli, got {self.likelihood}")
         if self.decode is not None and (self.trained is None or self.out is None):
             raise ValueError(
                 "--decode needs --trained, the model that encoded, and --out, a new folder"

@@ -245,13 +245,15 @@ def run(settings: Settings) -> Path:
     """Train by every estimator, compare and draw; returns the run's folder."""
     dataset, _ = harness.prepare(settings, likelihood="bernoulli")
     data = harness.data_shape(dataset)
-    first = settings_of(settings, settings.estimators[0], Path())
-    model = sigmoid_belief_net.build_model(first, data)
     num_steps = settings.num_epochs * harness.steps_per_epoch(settings, dataset)
-    algorithm = build_algorithm(
-        first, model, num_steps, objective=sigmoid_belief_net.build_objective(first)
-    )
-    with harness.open_run("discrete", settings, dataset, algorithm) as run:
+    # All of them, so that none is refused after those before it were trained.
+    algorithms = []
+    for estimator in settings.estimators:
+        own = settings_of(settings, estimator, Path())
+        model = sigmoid_belief_net.build_model(own, data)
+        objective = sigmoid_belief_net.build_objective(own)
+        algorithms.append(build_algorithm(own, model, num_steps, objective=objective))
+    with harness.open_run("discrete", settings, dataset, algorithms[0]) as run:
         result = run.result()
         if result is None:
             started = time.perf_counter()

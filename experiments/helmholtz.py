@@ -47,6 +47,8 @@ class Settings(harness.VariationalSettings):
         if self.likelihood != "bernoulli":
             raise ValueError(f"likelihood must be bernoulli, got {self.likelihood}")
         binary_states(self.latent_dims)
+        if self.estimator == "reweighted_wake_sleep" and self.bound != "iwae":
+            raise ValueError("estimator reweighted_wake_sleep is for --bound iwae")
 
 
 @dataclasses.dataclass(frozen=True)

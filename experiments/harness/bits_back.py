@@ -146,6 +146,13 @@ def initial_words(model: BitsBack, seed: int) -> np.ndarray:
     return (raw >> 32).astype(np.uint32)
 
 
+def check_num_bins(num_bins: int) -> None:
+    """Raise a `ValueError` unless it is a power of two in 2..2^16."""
+    is_integer = hasattr(num_bins, "__index__")
+    if not is_integer or num_bins & (num_bins - 1) or not 2 <= num_bins <= _MAX_BINS:
+        raise ValueError(f"num_bins must be a power of two in 2..{_MAX_BINS}, got {num_bins}")
+
+
 def from_model(
     model: LatentVariableModel, params: Params, num_dims: int, *, num_bins: int = 4096
 ) -> BitsBack:
@@ -169,12 +176,7 @@ def from_model(
         ValueError: a number of bins that is no power of two in 2..2^16.
         TypeError: a Gaussian prior beside a posterior of another kind.
     """
-    if (
-        not hasattr(num_bins, "__index__")
-        or num_bins & (num_bins - 1)
-        or not (2 <= num_bins <= _MAX_BINS)
-    ):
-        raise ValueError(f"num_bins must be a power of two in 2..{_MAX_BINS}, got {num_bins}")
+    check_num_bins(num_bins)
     prior = jax.jit(model.prior)(params)
     likelihood_of, posterior_of = jax.jit(model.likelihood), jax.jit(model.posterior)
 

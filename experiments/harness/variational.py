@@ -97,6 +97,11 @@ class VariationalSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "num_epochs", "learning_rate", "adam_epsilon", "evaluation_samples")
+        if self.evaluation_samples < 2:
+            raise ValueError(
+                "evaluation_samples must be at least 2 for an error bar, got"
+                f" {self.evaluation_samples}"
+            )
         if self.warm_up_epochs < 0:
             raise ValueError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if not 0 <= self.beta < float("inf"):
@@ -224,7 +229,7 @@ def build_algorithm(
     if settings.microbatch_size is not None:
         raise ValueError(
             f'microbatch_size is not for estimator "{settings.estimator}", which carries a state of'
-            " whole batches: use chunk_size"
+            " whole batches"
         )
     return stateful_gradient_descent(
         minimized.objective, optimizer, init, minimized.init_state, schedules=scheduled

@@ -42,11 +42,10 @@ class LinearAutoregressiveBernoulli(NamedTuple):
 
         def draw(x: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
             index, logit, weights, noise = variable
-            # What is not drawn yet is zero, so that only the weights below the diagonal matter.
             own = (noise < logit + weights @ x).astype(x.dtype)
             return x.at[index].set(own), None
 
-        variables = jnp.arange(logits.shape[0]), logits, self.weights.astype(logits.dtype), noise
+        variables = jnp.arange(logits.shape[0]), logits, self._below(), noise
         x, _ = jax.lax.scan(draw, jnp.zeros_like(logits), variables)
         return x.astype(jnp.result_type(self.logits))
 
@@ -72,11 +71,15 @@ class LinearAutoregressiveBernoulli(NamedTuple):
             index, logit, weights = variable
             return mean.at[index].set(jax.nn.sigmoid(logit + weights @ mean)), None
 
-        variables = jnp.arange(logits.shape[0]), logits, self.weights.astype(logits.dtype)
-        return jax.lax.scan(expect, jnp.zeros_like(logits), variables)[0]
+        variables = jnp.arange(logits.shape[0]), logits, self._below()
+        mean, _ = jax.lax.scan(expect, jnp.zeros_like(logits), variables)
+        return mean.astype(jnp.result_type(self.logits))
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | x_<d) / p(x_d = 0 | x_<d) of every variable, [D]."""
         logits = at_least_float32(self.logits)
-        below = jnp.tril(self.weights.astype(logits.dtype), k=-1)
-        return logits + rows_dot_general(at_least_float32(value), below.T)
+        return logits + rows_dot_general(at_least_float32(value), self._below().T)
+
+    def _below(self) -> Array:
+        """The weights that count, in the dtype of the conditionals."""
+        return jnp.tril(self.weights.astype(at_least_float32(self.logits).dtype), k=-1)

@@ -68,7 +68,7 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | x_<d) / p(x_d = 0 | x_<d) of every variable, [D]; blocks at a time."""
-        wide, x = jax.tree.map(at_least_float32, (self, value))
+        wide, x = jax.tree.map(at_least_float32, (self._checked(), value))
         earlier = np.tri(_BLOCK_SIZE, k=-1, dtype=bool)
 
         # Recomputed by the gradient, which would else store 160 MB of hidden units for a batch of
@@ -86,9 +86,18 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
         _, logits = jax.lax.scan(block_logits, wide.hidden_bias, blocks)
         return logits.reshape(-1)[: x.shape[0]]
 
+    def _checked(self) -> "NeuralAutoregressiveBernoulli":
+        """Itself, or a `ValueError`: what does not fit would be padded or broadcast."""
+        num_dims, hidden_dim = self.output_bias.shape[0], self.hidden_bias.shape[0]
+        for name in ("input_weights", "output_weights"):
+            shape = jnp.shape(getattr(self, name))
+            if shape != (num_dims, hidden_dim):
+                raise ValueError(f"{name} must have shape {(num_dims, hidden_dim)}, got {shape}")
+        return self
+
     def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
         """Every variable chosen by its probability and noise, given those before it."""
-        wide = jax.tree.map(at_least_float32, self)
+        wide = jax.tree.map(at_least_float32, self._checked())
 
         def choose_next(pre_activation: Array, variable: tuple[Array, ...]) -> tuple[Array, Array]:
             input_weights, output_weights, output_bias, noise = variable

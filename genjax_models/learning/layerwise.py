@@ -64,8 +64,9 @@ def layerwise(
         f(z) = log p(x | z) + beta [log p(z) - log q(z | x)]
 
     and log q in f is held constant in the posterior's parameters (its own gradient has expectation
-    zero). An estimator that evaluates its f several times, such as ARM and DisARM at an antithetic
-    pair, evaluates the model that number to the power L times.
+    zero). An estimator that evaluates its f several times evaluates the model as often as the
+    product over the layers: ARM and DisARM 2^L times, "measure_valued" (2 D_1) (2 D_2) ... times,
+    all at once.
 
     The loss is minus the bound of draws of their own, so that its value is the discrete bound even
     where the estimator relaxes it; only its gradient is the estimator's.
@@ -85,13 +86,16 @@ def layerwise(
     Raises:
         ValueError: an unknown estimator, fewer than one sample, or (from the objective) a beta
             that is negative or not finite.
-        TypeError: (from the objective) a posterior that the estimator makes no sense for.
+        TypeError: an estimator that is neither a name nor a function, or (from the objective) a
+            posterior that the estimator makes no sense for.
 
     Source: Yin & Zhou 2019 (ARM), section 3.2, and Dong et al. 2020 (DisARM), section 4.2, of
     several layers; Tucker et al. 2017 (REBAR), section 3.3.
     """
     if isinstance(estimator, str) and estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {estimator!r}")
+    if not isinstance(estimator, str) and not callable(estimator):
+        raise TypeError(f"estimator must be a name or a function, got {estimator!r}")
     check_num_samples(num_samples)
     maker: Maker = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
 

@@ -75,7 +75,8 @@ def vector_quantization(
 
       with the n_k encodings of the batch that are nearest to e_k, and smoothing a. With decay = 0,
       a = 0 and all examples in the batch it is one step of k-means. An entry that is never chosen
-      stays where it is without smoothing, and goes to zero with it.
+      stays where it is; one that is chosen no more stays without smoothing, and goes towards zero
+      with it.
 
     The averages start at zero, so that the first step puts every entry that is chosen onto the mean
     of its encodings.

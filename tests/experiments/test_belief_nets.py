@@ -66,6 +66,7 @@ def test_its_dreams_are_kept_and_its_bound_is_below_the_exact_likelihood(machine
     [
         ({"latent_dims": (30,)}, "latent_dims must have 1 to 20 units in all"),
         ({"likelihood": "gaussian"}, "likelihood must be bernoulli"),
+        ({"estimator": "reweighted_wake_sleep"}, "is for --bound iwae"),
     ],
 )
 def test_what_a_helmholtz_machine_refuses(settings: dict, message: str) -> None:
@@ -124,11 +125,25 @@ def test_what_the_comparison_refuses(settings: dict, message: str) -> None:
         discrete.Settings(**settings)
 
 
+def test_no_estimator_is_refused_after_another_was_trained(tmp_path: Path) -> None:
+    settings = discrete.Settings(
+        estimators=("score_function", "rloo"), num_evaluations=1, out=str(tmp_path / "run")
+    )
+    with pytest.raises(ValueError, match="num_samples must be an integer >= 2, got 1"):
+        discrete.run(settings)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"likelihood": "gaussian"}, "likelihood must be bernoulli"),
         ({"estimator": "disarm"}, "estimator disarm is for bound elbo, got iwae"),
+        (
+            {"estimator": "disarm", "bound": "elbo", "chunk_size": 2},
+            "chunk_size and kl are not for estimator disarm",
+        ),
+        ({"evaluation_samples": 1}, "evaluation_samples must be at least 2"),
     ],
 )
 def test_what_the_belief_net_refuses(settings: dict, message: str) -> None:

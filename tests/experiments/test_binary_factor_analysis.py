@@ -104,6 +104,7 @@ def test_the_principal_rotation_keeps_distances():
     [
         ({"latent_dim": 3}, "latent_dim must be 1 or 2, got 3"),
         ({"num_epochs": 0}, "num_epochs must be above zero, got 0"),
+        ({"num_points": 500}, "num_points must be in 1..200, got 500"),
         ({"weight_prior": -1.0}, "weight_prior must be finite and not negative, got -1.0"),
         ({"batch_size": 10}, "em takes the whole training set: use gradient .* got 10"),
         ({"protocol": "dynamic"}, "em wants data that do not change"),

@@ -131,6 +131,10 @@ def test_grey_images_are_refused(folder, tmp_path):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="num_images must be at least 2, got 1"):
         compress.Settings(num_images=1)
+    with pytest.raises(ValueError, match="num_bins must be a power of two"):
+        compress.Settings(num_bins=1000)
+    with pytest.raises(ValueError, match="likelihood must be bernoulli, got gaussian"):
+        compress.Settings(likelihood="gaussian")
     for settings in ({"trained": "folder"}, {"out": "folder"}):
         with pytest.raises(ValueError, match="--decode needs --trained"):
             compress.Settings(decode="file", **settings)

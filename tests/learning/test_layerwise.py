@@ -203,6 +203,8 @@ def test_an_estimator_of_the_users_own() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"estimator must be one of .*'arm'.*, got 'reinforce'"):
         layerwise.layerwise(net("one"), "reinforce")
+    with pytest.raises(TypeError, match="estimator must be a name or a function, got None"):
+        layerwise.layerwise(net("one"), None)
     with pytest.raises(ValueError, match="num_samples must be an integer >= 1"):
         layerwise.layerwise(net("one"), "arm", num_samples=0)
     objective = layerwise.layerwise(net("one"), "arm")

@@ -156,4 +156,5 @@ def centred(network: Network) -> Network:
     Returns:
         The network of inputs in {0, 1}, with the same parameters.
     """
-    return Network(network.init, lambda params, inputs: network.apply(params, 2 * inputs - 1))
+    # Floats: one less than zero is 255 in bytes.
+    return Network(network.init, lambda params, inputs: network.apply(params, 2.0 * inputs - 1.0))

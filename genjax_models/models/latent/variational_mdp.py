@@ -215,13 +215,18 @@ def soft_plan(
         The messages and the policy.
 
     Raises:
-        ValueError: as of `variational_mdp`.
+        ValueError: as of `variational_mdp`, or prior logits of another shape.
 
     Source: Levine 2018, section 2.2, with the prior and without its approximation of the dynamics.
     """
     log_transitions, log_success = _tables(process, num_steps, temperature)
     if prior_logits is None:
         prior_logits = jnp.zeros((num_steps, log_success.shape[1]))
+    if jnp.shape(prior_logits) != (num_steps, log_success.shape[1]):
+        raise ValueError(
+            f"prior_logits must have shape {(num_steps, log_success.shape[1])}, got"
+            f" {jnp.shape(prior_logits)}"
+        )
 
     def back(message: Array, log_prior: Array) -> tuple[Array, tuple[Array, Array]]:
         ahead = logsumexp(log_transitions + message[None, None], axis=-1)

@@ -117,7 +117,7 @@ def test_what_stands_on_or_above_the_diagonal_is_not_looked_at() -> None:
     weights = jnp.tril(jnp.arange(9.0).reshape(3, 3), k=-1)
     logits, x = jnp.array([0.3, -1.0, 0.7]), jnp.array([1.0, 1.0, 0.0])
     below = LinearAutoregressiveBernoulli(logits, weights)
-    full = LinearAutoregressiveBernoulli(logits, weights + jnp.triu(jnp.full((3, 3), 5.0)))
+    full = LinearAutoregressiveBernoulli(logits, weights + jnp.triu(jnp.full((3, 3), jnp.nan)))
     assert below.log_prob(x) == full.log_prob(x)
     for key in jax.random.split(jax.random.key(0), 5):
         np.testing.assert_array_equal(
@@ -144,6 +144,26 @@ def test_the_first_mean_feeds_the_second() -> None:
     np.testing.assert_allclose(
         linear.mean(), [first, jax.nn.sigmoid(-0.3 + 1.5 * first)], rtol=1e-6
     )
+
+
+def test_bytes_are_numbers() -> None:
+    """uint8 images, as they come from files: 2 * 0 - 1 is not 255."""
+    model, own = net("sigmoid"), params("sigmoid")
+    of_floats = model.posterior(own, X).chain.first.logits
+    of_bytes = model.posterior(own, np.asarray(X, np.uint8)).chain.first.logits
+    np.testing.assert_array_equal(of_bytes, of_floats)
+
+
+@pytest.mark.parametrize("name", ["input_weights", "output_weights"])
+def test_weights_of_nade_that_do_not_fit_are_refused(name: str) -> None:
+    fitting = NeuralAutoregressiveBernoulli(
+        jnp.ones((5, 3)), jnp.ones((5, 3)), jnp.zeros(5), jnp.zeros(3)
+    )
+    for shape in ((4, 3), (8, 3), (5, 1)):
+        wrong = fitting._replace(**{name: jnp.ones(shape)})
+        for use in (lambda d: d.log_prob(jnp.ones(5)), lambda d: d.mean()):
+            with pytest.raises(ValueError, match=rf"{name} must have shape \(5, 3\)"):
+                use(wrong)
 
 
 def test_extreme_logits_stay_finite() -> None:

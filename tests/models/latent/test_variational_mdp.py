@@ -251,3 +251,9 @@ def test_bad_input_is_refused(change: dict, message: str) -> None:
     settings = {"process": chain(), "start": START, "num_steps": NUM_STEPS} | change
     with pytest.raises(ValueError, match=message):
         variational_mdp(settings.pop("process"), **settings)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (4, 1), (2,)])
+def test_logits_of_another_plan_are_refused(shape):
+    with pytest.raises(ValueError, match=r"prior_logits must have shape \(4, 2\), got"):
+        soft_plan(chain(), num_steps=4, prior_logits=jnp.zeros(shape))
