@@ -119,7 +119,7 @@ class Watcher(harness.LatentEvaluator):
         return jax.jit(lambda params: jax.vmap(dream, (None, 0))(params, jax.random.clone(keys)))
 
     def _awake(self, params: Params) -> dict[str, np.ndarray]:
-        """Test images, what two recognitions make of them, and what is expected of the second."""
+        """Test images, and of one recognition of each what it expects and a draw."""
         xs = jnp.asarray(self.dataset.test.x[:_NUM_DREAMS], jnp.float32)
         keys = jax.random.split(jax.random.fold_in(self.key, 2**32 - 3), _NUM_DREAMS)
 

@@ -1,5 +1,6 @@
 """Binary variables of which each is a logistic regression on all before it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -37,17 +38,9 @@ class LinearAutoregressiveBernoulli(NamedTuple):
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, of the logits' shape and dtype."""
         logits = at_least_float32(self.logits)
-        # u < sigmoid(l) for a uniform u where a logistic variable is below l.
         noise = jax.random.logistic(seed, logits.shape, logits.dtype)
-
-        def draw(x: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
-            index, logit, weights, noise = variable
-            own = (noise < logit + weights @ x).astype(x.dtype)
-            return x.at[index].set(own), None
-
-        variables = jnp.arange(logits.shape[0]), logits, self._below(), noise
-        x, _ = jax.lax.scan(draw, jnp.zeros_like(logits), variables)
-        return x.astype(jnp.result_type(self.logits))
+        # u < sigmoid(l) for a uniform u where a logistic variable is below l.
+        return self._one_by_one(lambda logit, noise: noise < logit, noise)
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, zeros and ones of the logits' shape, a scalar in nats."""
@@ -65,20 +58,24 @@ class LinearAutoregressiveBernoulli(NamedTuple):
         The exact mean is a sum over all states, and this its mean-field approximation; the two are
         equal where the weights are zero.
         """
-        logits = at_least_float32(self.logits)
-
-        def expect(mean: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
-            index, logit, weights = variable
-            return mean.at[index].set(jax.nn.sigmoid(logit + weights @ mean)), None
-
-        variables = jnp.arange(logits.shape[0]), logits, self._below()
-        mean, _ = jax.lax.scan(expect, jnp.zeros_like(logits), variables)
-        return mean.astype(jnp.result_type(self.logits))
+        return self._one_by_one(lambda logit, _: jax.nn.sigmoid(logit), jnp.zeros_like(self.logits))
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | x_<d) / p(x_d = 0 | x_<d) of every variable, [D]."""
         logits = at_least_float32(self.logits)
         return logits + rows_dot_general(at_least_float32(value), self._below().T)
+
+    def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
+        """Every variable chosen by its logit and noise, given those before it."""
+        logits = at_least_float32(self.logits)
+
+        def choose_next(x: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
+            index, logit, weights, noise = variable
+            return x.at[index].set(choose(logit + weights @ x, noise).astype(x.dtype)), None
+
+        variables = jnp.arange(logits.shape[0]), logits, self._below(), noise
+        x, _ = jax.lax.scan(choose_next, jnp.zeros_like(logits), variables)
+        return x.astype(jnp.result_type(self.logits))
 
     def _below(self) -> Array:
         """The weights that count, in the dtype of the conditionals."""
