@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -98,77 +98,7 @@ def layerwise(
         raise TypeError(f"estimator must be a name or a function, got {estimator!r}")
     check_num_samples(num_samples)
     maker: Maker = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
-
-    def log_weight(params: Params, x: PyTree, beta: float | Array, drawn: tuple) -> Array:
-        posterior = cast(Distribution, model.posterior(held(params), x))
-        z = _event(posterior, drawn)
-        log_likelihood = model.likelihood(params, z).log_prob(x)
-        divergence = posterior.log_prob(z) - model.prior(params).log_prob(z)
-        return temper(log_likelihood, divergence, beta)
-
-    def estimator_of(
-        params: Params,
-        x: PyTree,
-        beta: float | Array,
-        drawn: tuple,
-        states: tuple,
-        keys: tuple[Key, ...],
-    ) -> GradientEstimator:
-        """Of the layer after those drawn."""
-        level = len(drawn)
-
-        def distribution(params: Params) -> Distribution:
-            return _layers(model.posterior(params, x))[level](drawn)
-
-        def function(layer: PyTree) -> Array:
-            if level == len(states) - 1:
-                return log_weight(params, x, beta, (*drawn, layer))
-            following = estimator_of(params, x, beta, (*drawn, layer), states, keys)
-            # The same noise after every value that this layer's estimator tries.
-            key = jax.random.clone(keys[level + 1])
-            return gradients.surrogate_loss(following, params, key, state=states[level + 1])
-
-        return maker(distribution, function)
-
-    def estimate(
-        params: Params, states: tuple, key: Key, x: PyTree, beta: float | Array
-    ) -> tuple[Array, tuple]:
-        """A surrogate of the bound of one example, and what each layer's state learns from."""
-        estimate_key, observe_key = jax.random.split(key)
-        keys = tuple(jax.random.split(estimate_key, len(states)))
-        first = estimator_of(params, x, beta, (), states, keys)
-        value, seen = gradients.surrogate_loss_and_observation(first, params, states[0], keys[0])
-        if not jax.tree.leaves(states[1:]):
-            return value, (seen, *[()] * (len(states) - 1))
-        # Nothing but a number comes out of a function: the inner ones observe draws of their own.
-        constants, observations = held(params), [seen]
-        drawn: tuple = ()
-        for level, layer in enumerate(_layers(model.posterior(constants, x))[:-1]):
-            draw_key, see_key, observe_key = jax.random.split(observe_key, 3)
-            drawn = (*drawn, layer(drawn).sample(seed=draw_key))
-            keys = tuple(jax.random.split(see_key, len(states)))
-            inner = estimator_of(constants, x, beta, drawn, states, keys)
-            _, seen = gradients.surrogate_loss_and_observation(
-                inner, constants, states[level + 1], keys[level + 1]
-            )
-            observations.append(seen)
-        return value, tuple(observations)
-
-    def init_state(params: Params, key: Key) -> tuple:
-        x = _zeros_like(lambda key: sample_data(params, key))
-        z = _zeros_like(lambda key: model.posterior(params, x).sample(seed=key))
-        drawn = _in_order(model.posterior(params, x), z)
-        states: tuple = ((),) * len(drawn)
-        for level, key_of_level in enumerate(jax.random.split(key, len(drawn))):
-            of_level = estimator_of(params, x, 1.0, drawn[:level], states, ())
-            state = of_level.init(params, key_of_level)
-            states = (*states[:level], state, *states[level + 1 :])
-        return states
-
-    def sample_data(params: Params, key: Key) -> PyTree:
-        z_key, x_key = jax.random.split(key)
-        z = model.prior(params).sample(seed=z_key)
-        return model.likelihood(params, z).sample(seed=x_key)
+    layered = _Layered(model, maker)
 
     def of_example(
         params: Params, states: tuple, key: Key, x: PyTree, beta: float | Array
@@ -178,7 +108,7 @@ def layerwise(
         parts = draw_parts(draw, bound_key, num_samples)
         divergence = parts.log_posterior - parts.log_prior
         value = jnp.mean(temper(parts.log_likelihood, divergence, beta))
-        estimates, seen = jax.vmap(lambda key: estimate(params, states, key, x, beta))(
+        estimates, seen = jax.vmap(lambda key: layered.estimate(params, states, key, x, beta))(
             jax.random.split(estimates_key, num_samples)
         )
         metrics = bound_metrics(bounds.elbo, parts.log_likelihood, divergence)
@@ -194,15 +124,107 @@ def layerwise(
             params, state, keys, batch, beta
         )
         example = jax.tree.map(lambda leaf: leaf[0], batch)
-        z = _zeros_like(lambda key: model.posterior(params, example).sample(seed=key))
-        drawn = _in_order(model.posterior(params, example), z)
-        moved = tuple(
-            estimator_of(params, example, beta, drawn[:level], state, ()).update(old, mean)
-            for level, (old, mean) in enumerate(zip(state, _mean(seen), strict=True))
-        )
+        moved = layered.update(params, state, example, _mean(seen))
         return first_order(jnp.mean(losses)), (held(moved), _mean(metrics))
 
-    return StatefulVariational(init_state, objective)
+    return StatefulVariational(layered.init_state, objective)
+
+
+class _Layered(NamedTuple):
+    """A model and the estimator of each of its posterior's layers.
+
+    `drawn` are layers in the order in which they are drawn, `states` and `keys` one for each layer.
+    """
+
+    model: LatentVariableModel
+    maker: Maker
+
+    def log_weight(self, params: Params, x: PyTree, beta: float | Array, drawn: tuple) -> Array:
+        """log p(x | z) - beta [log q(z | x) - log p(z)], log q held constant in its parameters."""
+        posterior = cast(Distribution, self.model.posterior(held(params), x))
+        z = _event(posterior, drawn)
+        log_likelihood = self.model.likelihood(params, z).log_prob(x)
+        divergence = posterior.log_prob(z) - self.model.prior(params).log_prob(z)
+        return temper(log_likelihood, divergence, beta)
+
+    def estimator_of(
+        self,
+        params: Params,
+        x: PyTree,
+        beta: float | Array,
+        drawn: tuple,
+        states: tuple,
+        keys: tuple[Key, ...],
+    ) -> GradientEstimator:
+        """The estimator of the layer after those drawn."""
+        level = len(drawn)
+
+        def distribution(params: Params) -> Distribution:
+            return _layers(self.model.posterior(params, x))[level](drawn)
+
+        def function(layer: PyTree) -> Array:
+            if level == len(states) - 1:
+                return self.log_weight(params, x, beta, (*drawn, layer))
+            following = self.estimator_of(params, x, beta, (*drawn, layer), states, keys)
+            # The same noise after every value that this layer's estimator tries.
+            key = jax.random.clone(keys[level + 1])
+            return gradients.surrogate_loss(following, params, key, state=states[level + 1])
+
+        return self.maker(distribution, function)
+
+    def estimate(
+        self, params: Params, states: tuple, key: Key, x: PyTree, beta: float | Array
+    ) -> tuple[Array, tuple]:
+        """A surrogate of the bound of one example, and what each layer's state learns from."""
+        estimate_key, observe_key = jax.random.split(key)
+        keys = tuple(jax.random.split(estimate_key, len(states)))
+        first = self.estimator_of(params, x, beta, (), states, keys)
+        value, seen = gradients.surrogate_loss_and_observation(first, params, states[0], keys[0])
+        if not jax.tree.leaves(states[1:]):
+            return value, (seen, *[()] * (len(states) - 1))
+        # Nothing but a number comes out of a function: the inner ones observe draws of their own.
+        constants, observations = held(params), [seen]
+        drawn: tuple = ()
+        for level, layer in enumerate(_layers(self.model.posterior(constants, x))[:-1]):
+            draw_key, see_key, observe_key = jax.random.split(observe_key, 3)
+            drawn = (*drawn, layer(drawn).sample(seed=draw_key))
+            keys = tuple(jax.random.split(see_key, len(states)))
+            inner = self.estimator_of(constants, x, beta, drawn, states, keys)
+            _, seen = gradients.surrogate_loss_and_observation(
+                inner, constants, states[level + 1], keys[level + 1]
+            )
+            observations.append(seen)
+        return value, tuple(observations)
+
+    def init_state(self, params: Params, key: Key) -> tuple:
+        """The state of each layer's estimator."""
+        x = _zeros_like(lambda key: self.sample_data(params, key))
+        drawn = self.zeros(params, x)
+        states: tuple = ((),) * len(drawn)
+        for level, key_of_level in enumerate(jax.random.split(key, len(drawn))):
+            of_level = self.estimator_of(params, x, 1.0, drawn[:level], states, ())
+            state = of_level.init(params, key_of_level)
+            states = (*states[:level], state, *states[level + 1 :])
+        return states
+
+    def update(self, params: Params, states: tuple, x: PyTree, seen: tuple) -> tuple:
+        """The states after an observation of each layer; x is any example."""
+        drawn = self.zeros(params, x)
+        return tuple(
+            self.estimator_of(params, x, 1.0, drawn[:level], states, ()).update(state, observation)
+            for level, (state, observation) in enumerate(zip(states, seen, strict=True))
+        )
+
+    def zeros(self, params: Params, x: PyTree) -> tuple:
+        """Layers of zeros, in the order in which they are drawn."""
+        posterior = self.model.posterior(params, x)
+        return _in_order(posterior, _zeros_like(lambda key: posterior.sample(seed=key)))
+
+    def sample_data(self, params: Params, key: Key) -> PyTree:
+        """x ~ p(x)."""
+        z_key, x_key = jax.random.split(key)
+        z = self.model.prior(params).sample(seed=z_key)
+        return self.model.likelihood(params, z).sample(seed=x_key)
 
 
 def _layers(posterior: Posterior) -> tuple[Callable[[tuple], Distribution], ...]:
