@@ -23,7 +23,7 @@ from experiments.harness.pictures import pyplot
 from experiments.harness.variational import bound_objective, build_algorithm
 from genjax_models.evaluation import moments
 from genjax_models.interfaces import Array, Key, Params
-from genjax_models.learning.nvil import StatefulVariational
+from genjax_models.learning.stateful import StatefulVariational
 
 _EVALUATIONS = {"muprop": 2, "arm": 2, "disarm": 2, "rebar": 3}
 """Of the model for one layer and draw; one where it is not listed."""

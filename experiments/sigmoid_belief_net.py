@@ -15,7 +15,7 @@ from typing import Any, Literal
 from experiments import harness
 from genjax_models.interfaces import LatentVariableModel
 from genjax_models.learning import layerwise
-from genjax_models.learning.nvil import StatefulVariational
+from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent
 
 Estimator = Literal[

@@ -19,7 +19,7 @@ from experiments.harness.settings import Settings, check_positive
 from genjax_models.interfaces import Algorithm, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import bounds, variational
 from genjax_models.learning.bounds import Bound, SplitBound
-from genjax_models.learning.nvil import StatefulVariational
+from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent, likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
 

@@ -31,6 +31,7 @@ from genjax_models.learning.objectives import variational
 from genjax_models.learning.refine import memoryless, refine
 from genjax_models.learning.regularized import controlled_capacity, free_bits
 from genjax_models.learning.relaxed import relaxed
+from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.learning.target_propagation import (
     LayeredNetwork,
     difference_target_propagation,
@@ -46,6 +47,7 @@ __all__ = [
     "ImportanceSamples",
     "LayeredNetwork",
     "PersistentContrastiveDivergence",
+    "StatefulVariational",
     "VectorQuantization",
     "adaptive_variational_diffusion",
     "adversarial",

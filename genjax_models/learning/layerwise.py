@@ -31,7 +31,7 @@ from genjax_models.learning.importance import (
     part_sampler,
     temper,
 )
-from genjax_models.learning.nvil import StatefulVariational
+from genjax_models.learning.stateful import StatefulVariational
 
 Maker = Callable[[Callable[[Params], Distribution], Callable[[PyTree], Array]], GradientEstimator]
 """`maker(distribution, function) -> estimator` of the gradient of E[function]."""

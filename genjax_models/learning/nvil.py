@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from genjax_models.interfaces import Array, Key, Metrics, Network, Params, PyTree, StatefulObjective
+from genjax_models.interfaces import Array, Key, Metrics, Network, Params, PyTree
 from genjax_models.learning import bounds
 from genjax_models.learning.bounds import Bound
 from genjax_models.learning.first_order import first_order, gradient_of
 from genjax_models.learning.leave_one_out import signals
+from genjax_models.learning.stateful import StatefulVariational
 
 if TYPE_CHECKING:
     import optax
@@ -59,24 +60,6 @@ class NVILState(NamedTuple):
     weight: Array
     total: Array
     total_square: Array
-
-
-class StatefulVariational(NamedTuple):
-    """An objective of a batch that carries a state, callable as a `StatefulObjective`.
-
-    Attributes:
-        init_state: `init_state(params, key) -> state`.
-        objective: `objective(params, state, key, batch, *, beta=1.0) -> (loss, (state, metrics))`.
-    """
-
-    init_state: Callable[[Params, Key], PyTree]
-    objective: StatefulObjective
-
-    def __call__(
-        self, params: Params, state: PyTree, key: Key, batch: PyTree, **scheduled: Any
-    ) -> tuple[Array, tuple[PyTree, Metrics]]:
-        """The loss, the state after it and the metrics."""
-        return self.objective(params, state, key, batch, **scheduled)
 
 
 def stateful_variational(

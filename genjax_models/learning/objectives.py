@@ -43,7 +43,8 @@ from genjax_models.learning.leave_one_out import (
     signals,
     vimco_baselines,
 )
-from genjax_models.learning.nvil import NVIL, StatefulVariational, stateful_variational
+from genjax_models.learning.nvil import NVIL, stateful_variational
+from genjax_models.learning.stateful import StatefulVariational
 
 _PATH = ("sticking_the_landing", "dreg")
 _LEAVE_ONE_OUT = ("rloo", "vimco_geometric", "vimco_arithmetic")
