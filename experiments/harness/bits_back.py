@@ -100,11 +100,13 @@ def encode(model: BitsBack, xs: np.ndarray, *, seed: int = 0) -> Coded:
         The stack and its sizes.
 
     Raises:
-        ValueError: the examples are not zeros and ones.
+        ValueError: the examples are not zeros and ones, or the model computes NaN.
         TypeError: the model has a distribution that has no codec.
     """
-    if np.ndim(xs) != 2 or len(xs) == 0 or not ((xs == 0) | (xs == 1)).all():
-        raise ValueError(f"xs must be zeros and ones [N, num_dims], got shape {np.shape(xs)}")
+    if np.ndim(xs) != 2 or len(xs) == 0:
+        raise ValueError(f"xs must have shape [N, num_dims], N > 0, got {np.shape(xs)}")
+    if not ((xs == 0) | (xs == 1)).all():
+        raise ValueError("xs must be zeros and ones")
     stack = new_stack(initial_words(model, seed), seal=True)
     sizes, zs = [stack.num_valid_bits()], []
     for x in xs[::-1]:
@@ -220,8 +222,10 @@ def from_model(
 
 
 def _moments(gaussian: DiagonalGaussian) -> tuple[np.ndarray, np.ndarray]:
-    loc, scale = _loc_and_scale(gaussian)
-    return np.asarray(loc, np.float64), np.maximum(np.asarray(scale, np.float64), 1e-9)
+    loc, scale = (np.asarray(part, np.float64) for part in _loc_and_scale(gaussian))
+    if not (np.isfinite(loc).all() and np.isfinite(scale).all()):
+        raise ValueError("a Gaussian of z is not finite: the model's parameters cannot be used")
+    return loc, np.maximum(scale, 1e-9)
 
 
 @jax.jit

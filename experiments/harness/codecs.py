@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import constriction
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from genjax_models.distributions import Bernoulli, Chain, Reversed
 
 # A probability is a multiple of 2^-22, and neither 0 nor 1; the coder itself has 24 bits.
 _UNIT = 2.0**-22
+_BIT = constriction.stream.model.Bernoulli(perfect=False)
 
 Stack = Any
 """A `constriction.stream.stack.AnsCoder`."""
@@ -51,9 +51,8 @@ def codec(distribution: Any) -> Codec:
     """The codec of a distribution over binary variables.
 
     Args:
-        distribution: a `Bernoulli`; any with a method `conditional_logits(value) -> [num_dims]`, of
-            which entry d depends on the value's entries before d alone; or a `Chain` of such, or
-            one `Reversed`.
+        distribution: a `Bernoulli`; a `Sequential` one, of which each variable is given those
+            before it; or a `Chain` of such, or one `Reversed`.
 
     Returns:
         The codec; symbols are float32 vectors of zeros and ones, or tuples of them.
@@ -71,11 +70,11 @@ def codec(distribution: Any) -> Codec:
         return _chain(distribution)
     if isinstance(distribution, Bernoulli):
         return _independent(distribution)
-    if hasattr(distribution, "conditional_logits"):
+    if hasattr(distribution, "next_logits") and len(_shape(distribution)) == 1:
         return _one_by_one(distribution)
     raise TypeError(
         f"a {type(distribution).__name__} has no codec: there is one for Bernoulli variables, for"
-        " autoregressive ones that have conditional_logits, and for chains of these"
+        " binary ones drawn one after the other, and for chains of these"
     )
 
 
@@ -144,8 +143,14 @@ def binned_gaussian(loc: np.ndarray, scale: np.ndarray, bins: Bins) -> Codec:
 
 
 def quantized(probabilities: np.ndarray) -> np.ndarray:
-    """The nearest multiples of 2^-22 in the open interval from 0 to 1, float64."""
+    """The nearest multiples of 2^-22 in the open interval from 0 to 1, float64.
+
+    Raises:
+        ValueError: a probability is NaN.
+    """
     steps = np.rint(np.asarray(probabilities, np.float64) / _UNIT)
+    if np.isnan(steps).any():
+        raise ValueError("a probability is NaN: the model's parameters cannot be used")
     return np.clip(steps, 1, 1 / _UNIT - 1) * _UNIT
 
 
@@ -158,24 +163,24 @@ def _independent(distribution: Bernoulli) -> Codec:
 
 
 def _one_by_one(distribution: Any) -> Codec:
-    """Each bit with its probability given those before it, and zeros for those after."""
-
-    def next_probability(x: np.ndarray, index: int) -> float:
-        return float(quantized(_conditional_probabilities(distribution, x)[index]))
+    """Each bit with its probability given those before it."""
+    (num_bits,) = _shape(distribution)
 
     def push(stack: Stack, x: np.ndarray) -> None:
-        seen, probabilities = np.array(_blank(distribution)), np.zeros(len(x))
-        for index, bit in enumerate(x):
-            probabilities[index] = next_probability(seen, index)
-            seen[index] = bit
-        _push_bits(stack, x, probabilities)
+        summary, probability = _first(distribution)
+        probabilities = np.zeros(len(x), np.float32)
+        for index, bit in enumerate(np.asarray(x, np.float32)):
+            probabilities[index] = probability
+            summary, probability = _following(distribution, summary, index, bit)
+        _push_bits(stack, x, quantized(probabilities))
 
     def pop(stack: Stack) -> np.ndarray:
-        seen = np.array(_blank(distribution))
-        for index in range(len(seen)):
-            probability = np.atleast_1d(next_probability(seen, index))
-            seen[index] = _pop_bits(stack, probability)[0]
-        return seen
+        summary, probability = _first(distribution)
+        x = np.zeros(num_bits, np.float32)
+        for index in range(num_bits):
+            x[index] = _pop_bits(stack, quantized(np.atleast_1d(probability)))[0]
+            summary, probability = _following(distribution, summary, index, x[index])
+        return x
 
     return Codec(push, pop)
 
@@ -204,13 +209,15 @@ def _chain(chain: Chain) -> Codec:
 
 
 def _push_bits(stack: Stack, x: np.ndarray, probabilities: np.ndarray) -> None:
-    family = constriction.stream.model.Bernoulli(perfect=False)
-    stack.encode_reverse(np.asarray(x, np.int32), family, probabilities)
+    stack.encode_reverse(np.asarray(x, np.int32), _BIT, probabilities)
 
 
 def _pop_bits(stack: Stack, probabilities: np.ndarray) -> np.ndarray:
-    family = constriction.stream.model.Bernoulli(perfect=False)
-    return stack.decode(family, probabilities).astype(np.float32)
+    return stack.decode(_BIT, probabilities).astype(np.float32)
+
+
+def _shape(distribution: Any) -> tuple[int, ...]:
+    return jax.eval_shape(draw_of, distribution, jax.random.key(0)).shape
 
 
 def draw_of(distribution: Any, key: jax.Array) -> Any:
@@ -220,8 +227,20 @@ def draw_of(distribution: Any, key: jax.Array) -> Any:
 
 _sigmoid = jax.jit(jax.nn.sigmoid)
 _call = jax.jit(lambda conditional, value: conditional(value))
-_conditional_probabilities = jax.jit(
-    lambda distribution, x: jax.nn.sigmoid(distribution.conditional_logits(x))
-)
-# Zeros like a draw: the draw itself is left out of the compiled function.
-_blank = jax.jit(lambda distribution: jnp.zeros_like(draw_of(distribution, jax.random.key(0))))
+
+
+@jax.jit
+def _first(distribution: Any) -> tuple[jax.Array, jax.Array]:
+    """The summary of no variables, and the first one's probability of a one."""
+    summary = distribution.start()
+    return summary, jax.nn.sigmoid(distribution.next_logits(summary, 0))
+
+
+@jax.jit
+def _following(
+    distribution: Any, summary: jax.Array, index: int, bit: np.float32
+) -> tuple[jax.Array, jax.Array]:
+    """The summary that has a bit in it, and the probability of the next one."""
+    summary = distribution.see(summary, index, bit)
+    # After the last there is none: its index is clipped, and nobody looks.
+    return summary, jax.nn.sigmoid(distribution.next_logits(summary, index + 1))

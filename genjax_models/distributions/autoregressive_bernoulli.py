@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event
+from genjax_models.distributions.sequential import mean_field_bits, sample_bits
 from genjax_models.interfaces import Array, Key
 
 
@@ -40,10 +41,7 @@ class AutoregressiveBernoulli(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, of the logits' shape and dtype."""
-        logits = at_least_float32(self.logits)
-        noise = jax.random.logistic(seed, logits.shape, logits.dtype)
-        # u < sigmoid(l) for a uniform u where a logistic variable is below l.
-        return self._one_by_one(lambda logit, noise: noise < logit, noise)
+        return sample_bits(self, self.logits, seed=seed)
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, zeros and ones of the logits' shape, a scalar in nats."""
@@ -58,10 +56,9 @@ class AutoregressiveBernoulli(NamedTuple):
     def mean(self) -> Array:
         """Each probability of a one, its neighbours at their own probabilities: close to E[x].
 
-        The exact mean is a sum over all states, and this its mean-field approximation; the two are
-        equal where no variable has a neighbour.
+        Equal to it where no variable has a neighbour.
         """
-        return self._one_by_one(lambda logit, _: jax.nn.sigmoid(logit), jnp.zeros_like(self.logits))
+        return mean_field_bits(self, self.logits)
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | ...) / p(x_d = 0 | ...) of every variable given its neighbours', [D]."""
@@ -70,16 +67,15 @@ class AutoregressiveBernoulli(NamedTuple):
         corrections = jax.vmap(self.correction)(padded[self.neighbors], self.features)
         return at_least_float32(self.logits) + corrections
 
-    def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
-        """Every variable chosen by its logit and noise, given those before it."""
-        num_dims = self.logits.shape[0]
-        conditionals = self.logits, self.features, jnp.asarray(self.neighbors), noise
+    def start(self) -> Array:
+        """The summary is x, with zeros for what is to come, and a zero for none, [D + 1]."""
+        return jnp.zeros(self.logits.shape[0] + 1, at_least_float32(self.logits).dtype)
 
-        def choose_next(padded: Array, conditional: tuple) -> tuple[Array, None]:
-            index, (logit, features, neighbors, noise) = conditional
-            logit = logit + self.correction(padded[neighbors], features)
-            return padded.at[index].set(choose(logit, noise).astype(padded.dtype)), None
+    def next_logits(self, summary: Array, index: int | Array) -> Array:
+        """The logit of variable `index` given its neighbours before it, []."""
+        neighbors = jnp.asarray(self.neighbors)[index]
+        return self.logits[index] + self.correction(summary[neighbors], self.features[index])
 
-        nothing = jnp.zeros(num_dims + 1, noise.dtype)
-        padded, _ = jax.lax.scan(choose_next, nothing, (jnp.arange(num_dims), conditionals))
-        return padded[:num_dims].astype(jnp.result_type(self.logits))
+    def see(self, summary: Array, index: int | Array, x: Array) -> Array:
+        """The summary that has variable `index` in it."""
+        return summary.at[index].set(x)

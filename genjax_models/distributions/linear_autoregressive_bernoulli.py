@@ -1,14 +1,13 @@
 """Binary variables of which each is a logistic regression on all before it."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.distributions.rows import rows_dot_general
+from genjax_models.distributions.sequential import mean_field_bits, sample_bits
 from genjax_models.interfaces import Array, Key
 
 
@@ -37,10 +36,7 @@ class LinearAutoregressiveBernoulli(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, of the logits' shape and dtype."""
-        logits = at_least_float32(self.logits)
-        noise = jax.random.logistic(seed, logits.shape, logits.dtype)
-        # u < sigmoid(l) for a uniform u where a logistic variable is below l.
-        return self._one_by_one(lambda logit, noise: noise < logit, noise)
+        return sample_bits(self, self.logits, seed=seed)
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, zeros and ones of the logits' shape, a scalar in nats."""
@@ -55,28 +51,26 @@ class LinearAutoregressiveBernoulli(NamedTuple):
     def mean(self) -> Array:
         """Each probability of a one, those before it at their own probabilities: close to E[x].
 
-        The exact mean is a sum over all states, and this its mean-field approximation; the two are
-        equal where the weights are zero.
+        Equal to it where the weights are zero.
         """
-        return self._one_by_one(lambda logit, _: jax.nn.sigmoid(logit), jnp.zeros_like(self.logits))
+        return mean_field_bits(self, self.logits)
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | x_<d) / p(x_d = 0 | x_<d) of every variable, [D]."""
         logits = at_least_float32(self.logits)
-        return logits + rows_dot_general(at_least_float32(value), self._below().T)
+        below = jnp.tril(self.weights.astype(logits.dtype), k=-1)
+        return logits + rows_dot_general(at_least_float32(value), below.T)
 
-    def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
-        """Every variable chosen by its logit and noise, given those before it."""
-        logits = at_least_float32(self.logits)
+    def start(self) -> Array:
+        """The summary is x itself, with zeros for what is to come, [D]."""
+        return jnp.zeros_like(at_least_float32(self.logits))
 
-        def choose_next(x: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
-            index, logit, weights, noise = variable
-            return x.at[index].set(choose(logit + weights @ x, noise).astype(x.dtype)), None
+    def next_logits(self, summary: Array, index: int | Array) -> Array:
+        """The logit of variable `index` given those before it, []."""
+        before = jnp.arange(summary.shape[0]) < index
+        weights = jnp.where(before, self.weights[index].astype(summary.dtype), 0)
+        return self.logits[index] + weights @ summary
 
-        variables = jnp.arange(logits.shape[0]), logits, self._below(), noise
-        x, _ = jax.lax.scan(choose_next, jnp.zeros_like(logits), variables)
-        return x.astype(jnp.result_type(self.logits))
-
-    def _below(self) -> Array:
-        """The weights that count, in the dtype of the conditionals."""
-        return jnp.tril(self.weights.astype(at_least_float32(self.logits).dtype), k=-1)
+    def see(self, summary: Array, index: int | Array, x: Array) -> Array:
+        """The summary that has variable `index` in it."""
+        return summary.at[index].set(x)

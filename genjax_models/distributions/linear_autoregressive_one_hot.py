@@ -1,6 +1,5 @@
 """Categories of which each is a softmax regression on all before it."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.distributions.one_hot_categorical import OneHotCategorical
 from genjax_models.distributions.rows import rows_dot_general
+from genjax_models.distributions.sequential import one_by_one
 from genjax_models.interfaces import Array, Key
 
 
@@ -40,9 +40,12 @@ class LinearAutoregressiveOneHot(NamedTuple):
         """One-hot vectors, of the logits' shape and dtype."""
         logits = at_least_float32(self.logits)
         noise = jax.random.gumbel(seed, logits.shape, logits.dtype)
-        return self._one_by_one(
-            lambda logit, noise: jax.nn.one_hot(jnp.argmax(logit + noise), logit.size), noise
+        z = one_by_one(
+            self,
+            lambda logits, noise: jax.nn.one_hot(jnp.argmax(logits + noise), logits.size),
+            noise,
         )
+        return z.astype(jnp.result_type(self.logits))
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of one-hot vectors of the logits' shape, a scalar in nats."""
@@ -57,10 +60,12 @@ class LinearAutoregressiveOneHot(NamedTuple):
     def mean(self) -> Array:
         """Each variable's probabilities, those before it at their own: close to E[z].
 
-        The exact mean is a sum over all states, and this its mean-field approximation; the two are
-        equal where the weights are zero.
+        Equal to it where the weights are zero.
         """
-        return self._one_by_one(lambda logit, _: jax.nn.softmax(logit), jnp.zeros_like(self.logits))
+        z = one_by_one(
+            self, lambda logits, _: jax.nn.softmax(logits), at_least_float32(self.logits)
+        )
+        return z.astype(jnp.result_type(self.logits))
 
     def conditional_logits(self, value: Array) -> Array:
         """Logits of every variable given those before it, [M, C]."""
@@ -71,16 +76,16 @@ class LinearAutoregressiveOneHot(NamedTuple):
         product = rows_dot_general(at_least_float32(value).reshape(-1), matrix.T)
         return at_least_float32(self.logits) + product.reshape(self.logits.shape)
 
-    def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
-        """Every variable chosen by its logits and noise, given those before it."""
-        logits = at_least_float32(self.logits)
+    def start(self) -> Array:
+        """The summary is z itself, with zeros for what is to come, [M, C]."""
+        return jnp.zeros_like(at_least_float32(self.logits))
 
-        def choose_next(z: Array, variable: tuple[Array, ...]) -> tuple[Array, None]:
-            index, logit, weights, noise = variable
-            # What is not drawn yet is zero, so that only the weights below the diagonal matter.
-            own = choose(logit + jnp.tensordot(weights, z, 2), noise)
-            return z.at[index].set(own.astype(z.dtype)), None
+    def next_logits(self, summary: Array, index: int | Array) -> Array:
+        """The logits of variable `index` given those before it, [C]."""
+        before = jnp.arange(summary.shape[0]) < index
+        weights = jnp.where(before[:, None], self.weights[index].astype(summary.dtype), 0)
+        return self.logits[index] + jnp.tensordot(weights, summary, 2)
 
-        variables = jnp.arange(len(logits)), logits, self.weights.astype(logits.dtype), noise
-        z, _ = jax.lax.scan(choose_next, jnp.zeros_like(logits), variables)
-        return z.astype(jnp.result_type(self.logits))
+    def see(self, summary: Array, index: int | Array, x: Array) -> Array:
+        """The summary that has variable `index` in it."""
+        return summary.at[index].set(x)

@@ -1,6 +1,5 @@
 """Binary variables of which each is a small network's output, with shared hidden weights."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from genjax_models.distributions.bernoulli import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.distributions.rows import rows_dot_general
+from genjax_models.distributions.sequential import mean_field_bits, sample_bits
 from genjax_models.interfaces import Array, Key
 
 # Dimensions whose hidden units are computed together. The product within a block costs twice this
@@ -48,9 +48,7 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
 
     def sample(self, *, seed: Key) -> Array:
         """Zeros and ones, [D], of the output bias' dtype."""
-        wide = jax.tree.map(at_least_float32, self)
-        uniforms = jax.random.uniform(seed, wide.output_bias.shape, wide.output_bias.dtype)
-        return self._one_by_one(lambda p, uniform: uniform < p, uniforms)
+        return sample_bits(self._checked(), self.output_bias, seed=seed)
 
     def log_prob(self, value: Array) -> Array:
         """Log-probability of `value`, zeros and ones [D], a scalar in nats."""
@@ -64,7 +62,7 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
 
     def mean(self) -> Array:
         """Each probability of a one, those before it at their own probabilities: close to E[x]."""
-        return self._one_by_one(lambda p, _: p, jnp.zeros_like(self.output_bias))
+        return mean_field_bits(self._checked(), self.output_bias)
 
     def conditional_logits(self, value: Array) -> Array:
         """log p(x_d = 1 | x_<d) / p(x_d = 0 | x_<d) of every variable, [D]; blocks at a time."""
@@ -86,6 +84,19 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
         _, logits = jax.lax.scan(block_logits, wide.hidden_bias, blocks)
         return logits.reshape(-1)[: x.shape[0]]
 
+    def start(self) -> Array:
+        """The summary is the pre-activation of the hidden units, c, [H]."""
+        return at_least_float32(self.hidden_bias)
+
+    def next_logits(self, summary: Array, index: int | Array) -> Array:
+        """The logit of variable `index` given those before it, []."""
+        output_weights = self.output_weights[index].astype(summary.dtype)
+        return self.output_bias[index] + jnp.dot(jax.nn.sigmoid(summary), output_weights)
+
+    def see(self, summary: Array, index: int | Array, x: Array) -> Array:
+        """The summary that has variable `index` in it."""
+        return summary + x * self.input_weights[index]
+
     def _checked(self) -> "NeuralAutoregressiveBernoulli":
         """Itself, or a `ValueError`: what does not fit would be padded or broadcast."""
         num_dims, hidden_dim = self.output_bias.shape[0], self.hidden_bias.shape[0]
@@ -94,19 +105,6 @@ class NeuralAutoregressiveBernoulli(NamedTuple):
             if shape != (num_dims, hidden_dim):
                 raise ValueError(f"{name} must have shape {(num_dims, hidden_dim)}, got {shape}")
         return self
-
-    def _one_by_one(self, choose: Callable[[Array, Array], Array], noise: Array) -> Array:
-        """Every variable chosen by its probability and noise, given those before it."""
-        wide = jax.tree.map(at_least_float32, self._checked())
-
-        def choose_next(pre_activation: Array, variable: tuple[Array, ...]) -> tuple[Array, Array]:
-            input_weights, output_weights, output_bias, noise = variable
-            logit = output_bias + jnp.dot(jax.nn.sigmoid(pre_activation), output_weights)
-            x = choose(jax.nn.sigmoid(logit), noise).astype(pre_activation.dtype)
-            return pre_activation + x * input_weights, x
-
-        _, x = jax.lax.scan(choose_next, wide.hidden_bias, (*wide[:3], noise))
-        return x.astype(jnp.result_type(self.output_bias))
 
 
 def _blocks(rows: Array) -> Array:

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from experiments.harness import bits_back, codecs
-from genjax_models.distributions import Bernoulli
+from genjax_models.distributions import Bernoulli, LinearAutoregressiveOneHot
 from genjax_models.models.latent import lossy_vae, posteriors, vae
 from genjax_models.models.latent.deep_autoregressive_network import darn
 from genjax_models.networks import mlp
@@ -191,9 +191,15 @@ def test_the_improbable_costs_what_it_should() -> None:
 
 def test_what_has_no_codec_is_refused() -> None:
     model = case("vae")[2]
-    for xs in (XS[0], XS[:0], XS * 2, XS + 0.5):
+    for xs in (XS[0], XS[:0]):
+        with pytest.raises(ValueError, match="xs must have shape"):
+            bits_back.encode(model, xs)
+    for xs in (XS * 2, XS + 0.5):
         with pytest.raises(ValueError, match="xs must be zeros and ones"):
             bits_back.encode(model, xs)
+    categories = LinearAutoregressiveOneHot(jnp.zeros((2, 3)), jnp.zeros((2, 3, 2, 3)))
+    with pytest.raises(TypeError, match="a LinearAutoregressiveOneHot has no codec"):
+        codecs.codec(categories)
     for num_bins in (1, 3000, 2**17):
         with pytest.raises(ValueError, match=f"power of two in 2..65536, got {num_bins}"):
             bits_back.from_model(*case("vae")[:2], NUM_DIMS, num_bins=num_bins)
@@ -205,3 +211,11 @@ def test_what_has_no_codec_is_refused() -> None:
     flow = vae(num_dims=NUM_DIMS, latent_dim=2, hidden=(3,), posterior=posterior)
     with pytest.raises(TypeError, match="must be a DiagonalGaussian, got a FullCovariance"):
         bits_back.from_model(flow, flow.init(jax.random.key(0)), NUM_DIMS)
+
+
+@pytest.mark.parametrize("name", ["vae", "darn"])
+def test_parameters_of_nan_are_an_error(name: str) -> None:
+    model, params, _ = case(name)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    with pytest.raises(ValueError, match="parameters cannot be used"):
+        bits_back.encode(bits_back.from_model(model, broken, NUM_DIMS), XS)
