@@ -22,6 +22,7 @@ from genjax_models.evaluation import (
     log_likelihood,
 )
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
+from genjax_models.learning import bounds
 from genjax_models.models import latent
 
 _BATCH_SIZE = 100
@@ -44,6 +45,7 @@ class LatentEvaluator:
         bound_name: its name, for the results.
         num_samples: K of the bound.
         evaluation_samples: K of the importance-sampled log p(x).
+        iwae_samples: K of an importance-weighted bound that is measured too; None for none.
         picture_means: whether the pictures show E[x | z] rather than draws of x.
     """
 
@@ -55,6 +57,7 @@ class LatentEvaluator:
     bound_name: str
     num_samples: int
     evaluation_samples: int
+    iwae_samples: int | None = None
     picture_means: bool = True
 
     def monitor(self, state: Any) -> dict[str, Any]:
@@ -71,11 +74,17 @@ class LatentEvaluator:
 
     def measure_bounds(self, params: Params) -> dict[str, Any]:
         """Bounds and log p(x), as entries of `metrics`."""
-        return {
+        metrics = {
             "train_bound": self.measure_bound(params, "train"),
             "test_bound": self.measure_bound(params, "test"),
             "test_log_likelihood": self.measure_log_likelihood(params),
         }
+        if self.iwae_samples is not None:
+            iwae = dataclasses.replace(
+                self, bound=bounds.iwae, bound_name="iwae", num_samples=self.iwae_samples
+            )
+            metrics["test_iwae_bound"] = iwae.measure_bound(params, "test")
+        return metrics
 
     def measure_bound(self, params: Params, split: str) -> dict[str, Any]:
         """The bound on the first 10,000 examples of a split, as an entry of `metrics`."""

@@ -91,6 +91,8 @@ class VariationalSettings(Settings):
     """Of Adam; Burda et al. use 1e-4."""
     evaluation_samples: int = 5000
     """Samples for the test log-likelihood of each example."""
+    iwae_samples: int | None = None
+    """K of an importance-weighted bound of the test split, beside the bound that is trained."""
     microbatch_size: int | None = None
     """Examples whose activations are held at a time; saves memory, and time at large K on a CPU."""
 
@@ -102,6 +104,8 @@ class VariationalSettings(Settings):
                 "evaluation_samples must be at least 2 for an error bar, got"
                 f" {self.evaluation_samples}"
             )
+        if self.iwae_samples is not None:
+            check_positive(self, "iwae_samples")
         if self.warm_up_epochs < 0:
             raise ValueError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if not 0 <= self.beta < float("inf"):
@@ -161,6 +165,7 @@ def run_variational(
         bound_name=bound_name,
         num_samples=settings.num_samples,
         evaluation_samples=settings.evaluation_samples,
+        iwae_samples=settings.iwae_samples,
         picture_means=picture_means,
     )
     return run_experiment(
