@@ -68,6 +68,8 @@ class Settings(harness.Settings):
             raise ValueError(
                 f"weight_prior must be finite and not negative, got {self.weight_prior}"
             )
+        unused = "learning_rate" if self.algorithm == "em" else "weight_prior"
+        harness.check_unused(self, unused, by=f"algorithm {self.algorithm}")
         if self.algorithm == "em" and self.batch_size is not None:
             raise ValueError(
                 "algorithm em takes the whole training set: use gradient with a batch_size, got"

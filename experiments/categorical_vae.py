@@ -58,6 +58,9 @@ class Settings(harness.VariationalSettings):
         harness.check_positive(self, "temperature", "final_temperature")
         if self.relaxation != "none" and self.bound != "elbo":
             raise ValueError(f"a relaxation trains bound elbo, got {self.bound!r}")
+        is_relaxed = self.relaxation != "none"
+        unused = ("estimator", "chunk_size") if is_relaxed else ("temperature", "final_temperature")
+        harness.check_unused(self, *unused, by=f"relaxation {self.relaxation}")
 
 
 def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ from genjax_models.learning import bounds
 
 _FILE = "images.bits"
 _BITS = "bits per pixel"
+_HEADER = {
+    "num_examples": int,
+    "example_shape": list,
+    "num_bins": int,
+    "seed": int,
+    "params_sha256": str,
+    "data_sha256": str,
+}
+"""What `describe` gives."""
 # 64 bits of a SHA-256 are enough against chance, and few beside a small file's payload.
 _DIGITS = 16
 
@@ -38,7 +48,7 @@ class Settings(vae.Settings):
     trained: str | None = None
     """Folder of a run whose model is taken; by default a VAE is trained now."""
     decode: str | None = None
-    """A file that an earlier run wrote: decode it, into decoded.npy in the folder --out."""
+    """A file that an earlier run wrote: decode it, into decoded.npy in the new folder --out."""
     num_bins: int = 4096
     """Bins of each dimension of a Gaussian z, a power of two."""
     num_images: int | None = None
@@ -78,6 +88,11 @@ def build_codec(settings: Settings, trained: downstream.Trained) -> bits_back.Bi
     return bits_back.from_model(trained.model, trained.params, num_dims, num_bins=settings.num_bins)
 
 
+def check(settings: Settings, trained: downstream.Trained) -> None:
+    """Code one image: what has no codec, of any layer, is known before anything is written."""
+    bits_back.encode(build_codec(settings, trained), trained.dataset.test.x[:1])
+
+
 def evaluate(
     settings: Settings, trained: downstream.Trained, folder: Path
 ) -> dict[str, dict[str, Any]]:
@@ -87,7 +102,7 @@ def evaluate(
     coded = bits_back.encode(model, xs, seed=settings.seed)
     path = folder / _FILE
     num_bytes = archive.write(path, describe(settings, trained, xs), coded.words)
-    if not np.array_equal(decode_file(path, settings, trained), xs):
+    if not np.array_equal(decode_file(path, settings, trained).reshape(xs.shape), xs):
         raise RuntimeError(f"{path} does not decode to the images that it was made of")
     metrics = measure(settings, trained, xs, coded)
     others = {"file": num_bytes} | other_formats(xs, trained.dataset.example_shape)
@@ -125,20 +140,43 @@ def digest_of(params: Params) -> str:
 
 
 def decode_file(path: Path, settings: Settings, trained: downstream.Trained) -> np.ndarray:
-    """The images of a file, uint8 [N, num_dims], exactly those that were encoded.
+    """The images of a file, uint8 [N, *example_shape], exactly those that were encoded.
 
     Raises:
-        ArchiveError: the file is damaged.
+        ArchiveError: the file is damaged, or no such file.
         DecodingError: it was encoded by another model, or on a machine that computes otherwise.
     """
     header, words = archive.read(path)
+    own = settings_of(path, header, settings)
     if header["params_sha256"] != digest_of(trained.params):
         raise bits_back.DecodingError(f"{path} was encoded by a model of other parameters")
-    model = build_codec(dataclasses.replace(settings, num_bins=header["num_bins"]), trained)
-    xs = bits_back.decode(model, words, header["num_examples"], seed=header["seed"])
+    shape = header["example_shape"]
+    if math.prod(shape) != trained.dataset.test.x.shape[1]:
+        raise archive.foreign(path, f"its model has no examples of shape {shape}")
+    model = build_codec(own, trained)
+    xs = bits_back.decode(model, words, header["num_examples"], seed=own.seed)
     if hashlib.sha256(xs.tobytes()).hexdigest()[:_DIGITS] != header["data_sha256"]:
         raise bits_back.DecodingError(f"{path} decodes to other images than it was made of")
-    return xs
+    return xs.reshape(-1, *shape)
+
+
+def settings_of(path: Path, header: Mapping[str, Any], settings: Settings) -> Settings:
+    """The settings that a file was encoded with.
+
+    Raises:
+        ArchiveError: the header is not one that `describe` gives.
+    """
+    for name, kind in _HEADER.items():
+        # A bool is an int too.
+        if type(header.get(name)) is not kind:
+            raise archive.foreign(path, f"its {name} is {header.get(name)!r}")
+    sizes = [header["num_examples"], *header["example_shape"]]
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise archive.foreign(path, f"its num_examples and example_shape are {sizes}")
+    try:
+        return dataclasses.replace(settings, num_bins=header["num_bins"], seed=header["seed"])
+    except ValueError as error:
+        raise archive.foreign(path, error) from None
 
 
 def measure(
@@ -297,12 +335,18 @@ def report(result: dict[str, Any], folder: Path) -> None:
 
 
 def decode_into(file: str, folder: str, trained_folder: str, settings: Settings) -> Path:
-    """Decode a file into decoded.npy in a folder, whole or not at all; gives back the folder."""
+    """Decode a file into decoded.npy in a new folder, whole or not at all; gives back the folder.
+
+    Raises:
+        ValueError: the folder is not empty, or see `read_trained` and `decode_file`.
+    """
+    path = Path(folder) / "decoded.npy"
+    if path.parent.exists() and (not path.parent.is_dir() or any(path.parent.iterdir())):
+        raise ValueError(f"--out: {folder} must be a new folder or an empty one")
     trained = downstream.read_trained(trained_folder, settings.data_dir)
     xs = decode_file(Path(file), settings, trained)
     buffer = io.BytesIO()
-    np.save(buffer, xs.reshape(-1, *trained.dataset.example_shape))
-    path = Path(folder) / "decoded.npy"
+    np.save(buffer, xs)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, buffer.getvalue())
     print(f"{len(xs)} images in {path}")
@@ -313,7 +357,9 @@ def run(settings: Settings) -> Path:
     """Take or train the model, code, decode, measure and draw; returns the run's folder."""
     if settings.decode and settings.out and settings.trained:
         return decode_into(settings.decode, settings.out, settings.trained, settings)
-    return downstream.run_downstream("compress", settings, vae.run, vae.Settings, evaluate, report)
+    return downstream.run_downstream(
+        "compress", settings, vae.run, vae.Settings, evaluate, report, check=check
+    )
 
 
 main = harness.command_line(run, Settings, "compress")

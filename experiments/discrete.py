@@ -186,7 +186,7 @@ def summarize(
     """The `metrics` of result.json."""
     shortest = min(one.result["seconds"]["train"] for one in trained.values())
 
-    def number(value: float, estimator: str, unit: str, bound: str | None = None) -> Any:
+    def number(value: float | None, estimator: str, unit: str, bound: str | None = None) -> Any:
         return harness.measurement(
             value=value,
             standard_error=None,
@@ -201,14 +201,11 @@ def summarize(
     for name, one in trained.items():
         for entry in ("test_bound", "test_log_likelihood"):
             metrics[f"{entry}, {name}"] = one.result["metrics"][entry]
-        seconds, bounds = one.curve("seconds_train")
+        value, how = bound_after(shortest, one)
         milliseconds = 1e3 * one.result["seconds"]["train"] / one.result["steps"]
         metrics |= {
             f"validation_bound at equal time, {name}": number(
-                float(np.interp(shortest, seconds, bounds)),
-                f"after {shortest:.1f} s",
-                "nats",
-                "lower",
+                value, how, "nats", None if value is None else "lower"
             ),
             f"step, {name}": number(milliseconds, "mean of the run", "milliseconds"),
             f"gradient_variance, {name}": number(
@@ -216,6 +213,14 @@ def summarize(
             ),
         }
     return metrics
+
+
+def bound_after(seconds: float, trained: Trained) -> tuple[float | None, str]:
+    """The validation bound after some time, in words too; None before its first record."""
+    times, values = trained.curve("seconds_train")
+    if seconds < times[0]:
+        return None, f"not reached: first record after {times[0]:.1f} s"
+    return float(np.interp(seconds, times, values)), f"after {seconds:.1f} s"
 
 
 def draw(trained: Mapping[str, Trained], path: Path) -> None:

@@ -74,8 +74,8 @@ class Settings(harness.VariationalSettings):
             raise ValueError(f"likelihood must be bernoulli, got {self.likelihood}")
         if self.estimator in LAYERWISE and self.bound != "elbo":
             raise ValueError(f"estimator {self.estimator} is for bound elbo, got {self.bound}")
-        if self.estimator in LAYERWISE and (self.chunk_size is not None or self.kl == "analytic"):
-            raise ValueError(f"chunk_size and kl are not for estimator {self.estimator}")
+        if self.estimator in LAYERWISE:
+            harness.check_unused(self, "chunk_size", "kl", by=f"estimator {self.estimator}")
 
 
 def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel:

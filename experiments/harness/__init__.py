@@ -18,7 +18,13 @@ from experiments.harness.latent import LatentEvaluator
 from experiments.harness.loop import train
 from experiments.harness.report import print_result
 from experiments.harness.run import Run, load_run
-from experiments.harness.settings import Settings, check_distinct, check_positive, command_line
+from experiments.harness.settings import (
+    Settings,
+    check_distinct,
+    check_positive,
+    check_unused,
+    command_line,
+)
 from experiments.harness.variational import VariationalSettings, num_levels, run_variational
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "bits_per_dim",
     "check_distinct",
     "check_positive",
+    "check_unused",
     "command_line",
     "data_shape",
     "draw_samples",

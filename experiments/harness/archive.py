@@ -63,23 +63,26 @@ def read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     content = path.read_bytes()
-    start = len(_MAGIC) + _LENGTH.size
-    if content[: len(_MAGIC)] != _MAGIC[: len(content)]:
-        raise ArchiveError(f"{path} is no file of compressed images")
-    if len(content) < start + _DIGEST_SIZE:
-        raise ArchiveError(f"{path} is cut short: it has {len(content)} bytes")
-    (length,) = _LENGTH.unpack(content[len(_MAGIC) : start])
-    try:
-        header = json.loads(content[start : start + length])
-        size = start + length + 4 * int(header["num_words"]) + _DIGEST_SIZE
-    except (ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(f"{path} is damaged: its header cannot be read ({error})") from None
-    if len(content) != size:
-        how = "cut short" if len(content) < size else "too long"
-        raise ArchiveError(
-            f"{path} is {how}: it has {len(content)} bytes, and {size} by its header"
-        )
     body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
+    if content[: len(_MAGIC)] != _MAGIC[: len(content)]:
+        raise foreign(path, "it begins with other bytes")
     if hashlib.sha256(body).digest() != digest:
-        raise ArchiveError(f"{path} is damaged: its SHA-256 is not the one that it ends with")
-    return header, np.frombuffer(body[start + length :], "<u4").astype(np.uint32)
+        raise ArchiveError(
+            f"{path} is damaged or cut short: its SHA-256 is not the one that it ends with"
+        )
+    # What follows was written so: it can only be foreign.
+    start = len(_MAGIC) + _LENGTH.size
+    try:
+        (length,) = _LENGTH.unpack(body[len(_MAGIC) : start])
+        header = json.loads(body[start : start + length])
+        words = np.frombuffer(body[start + length :], "<u4").astype(np.uint32)
+    except (struct.error, ValueError, RecursionError) as error:
+        raise foreign(path, error) from None
+    if not isinstance(header, dict) or header.get("num_words") != len(words):
+        raise foreign(path, f"its header is not that of {len(words)} words")
+    return header, words
+
+
+def foreign(path: Path, reason: object) -> ArchiveError:
+    """The error of a file that is whole, but not what is looked for."""
+    return ArchiveError(f"{path} is no file of compressed images: {reason}")

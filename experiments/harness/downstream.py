@@ -89,12 +89,14 @@ def run_downstream(
     evaluate: Callable[[Any, Trained, Path], Mapping[str, Any]],
     report: Callable[[dict[str, Any], Path], None],
     *,
+    check: Callable[[Any, Trained], None] = lambda settings, trained: None,
     num_steps: int = 0,
     auto_encoders: bool = False,
 ) -> Path:
     """Take or train a model, measure and draw, in a folder of its own.
 
-    A run that `trained` names is read before the folder is made: what cannot be used leaves none.
+    A run that `trained` names is read and checked before the folder is made: what cannot be used
+    leaves none.
 
     Args:
         experiment: the name of its module.
@@ -103,6 +105,7 @@ def run_downstream(
         own: the class of its settings.
         evaluate: `evaluate(settings, trained, folder)`, the `metrics` of result.json; it draws.
         report: `report(result, folder)`, which prints.
+        check: `check(settings, trained)`, which raises what `evaluate` would.
         num_steps: of an optimisation that is part of the evaluation.
         auto_encoders: whether the model may be an auto-encoder.
 
@@ -110,11 +113,12 @@ def run_downstream(
         The run's folder.
 
     Raises:
-        ValueError: see `read_trained`, and what `evaluate` refuses.
+        ValueError: see `read_trained`, and what `check` or `evaluate` refuses.
     """
     given = None
     if settings.trained is not None:
         given = read_trained(settings.trained, settings.data_dir, auto_encoders=auto_encoders)
+        check(settings, given)
     with _open(experiment, settings) as run:
         result = run.result()
         if result is None:

@@ -86,7 +86,7 @@ def metric(
 
 def measurement(
     *,
-    value: float,
+    value: float | None,
     standard_error: float | None,
     monte_carlo_error: float | None,
     estimator: str,
@@ -97,7 +97,7 @@ def measurement(
     """An entry of the `metrics` of result.json.
 
     Args:
-        value: the number.
+        value: the number; None where there is none.
         standard_error: how far another test set would move it; None where that is not known.
         monte_carlo_error: how far other draws would move it; None where that is not known.
         estimator: how it was measured, in words.

@@ -16,7 +16,8 @@ import numpy as np
 from experiments.harness.arrays import Source, Split
 
 _NUM_DIMS = 16
-_FILES = ("train", "valid", "test")
+SIZES = {"train": 16181, "valid": 2157, "test": 3236}
+"""People in each of the files."""
 
 
 def read(data_dir: str | Path | None) -> Source:
@@ -34,7 +35,8 @@ def read(data_dir: str | Path | None) -> Source:
         ValueError: a file is damaged, or holds something else.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    train, validation, test = (Split(_read(_find(root, name)), None) for name in _FILES)
+    splits = (Split(_read(_find(root, name), size), None) for name, size in SIZES.items())
+    train, validation, test = splits
     words = "Lowd & Davis's 16181/2157/3236"
     return Source(train, validation, test, words, (_NUM_DIMS,), num_levels=2)
 
@@ -52,14 +54,12 @@ def _find(root: Path, name: str) -> Path:
     )
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, size: int) -> np.ndarray:
     try:
         raw = path.read_bytes()
         lines = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("ascii").splitlines()
     except Exception as error:  # a damaged file fails in many ways
         raise ValueError(f"cannot read {path}: {error}") from error
-    if not lines:
-        raise ValueError(f"{path} must hold one person a line, got nothing")
     for number, line in enumerate(lines, start=1):
         answers = line.split(",")
         if len(answers) != _NUM_DIMS or not set(answers) <= {"0", "1"}:
@@ -67,4 +67,6 @@ def _read(path: Path) -> np.ndarray:
                 f"line {number} of {path} must be {_NUM_DIMS} zeros and ones with commas between"
                 f" them, got {line[:80]!r}"
             )
+    if len(lines) != size:
+        raise ValueError(f"{path} must hold {size} people, one a line, got {len(lines)}")
     return np.array([line.split(",") for line in lines]).astype(np.uint8)

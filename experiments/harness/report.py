@@ -72,8 +72,9 @@ def _cells(metric: dict[str, Any]) -> tuple[str, ...]:
         return "" if value is None else f"{value:.{digits}f}"
 
     num_samples = metric["num_samples"]
+    value = number(metric["value"], digits)
     return (
-        f"{relation} {number(metric['value'], digits)}",
+        f"{relation} {value}" if value else "",
         number(metric["standard_error"], digits),
         number(metric["monte_carlo_error"], digits + 1),
         metric["estimator"] if num_samples is None else f"{metric['estimator']}, K={num_samples}",

@@ -38,10 +38,20 @@ class Settings:
 
 
 def check_positive(settings: Settings, *names: str) -> None:
-    """Raise a `ValueError` unless each of these settings is above zero."""
+    """Raise a `ValueError` unless each of these settings is above zero and finite."""
     for name in names:
-        if not getattr(settings, name) > 0:
-            raise ValueError(f"{name} must be above zero, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if not 0 < value < float("inf"):
+            wanted = "finite" if value > 0 else "above zero"
+            raise ValueError(f"{name} must be {wanted}, got {value}")
+
+
+def check_unused(settings: Settings, *names: str, by: str) -> None:
+    """Raise a `ValueError` unless these, which have no effect there, are as they are by default."""
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    for name in names:
+        if getattr(settings, name) != defaults[name]:
+            raise ValueError(f"{name} has no effect with {by}, got {getattr(settings, name)}")
 
 
 def check_distinct(settings: Settings, name: str) -> None:

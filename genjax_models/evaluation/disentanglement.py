@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array
 
@@ -47,8 +48,7 @@ def bin_codes(codes: Array, *, num_bins: int = 20) -> Array:
     """
     if jnp.ndim(codes) != 2 or not jnp.size(codes):
         raise ValueError(f"codes must have shape [N, num_codes], got {jnp.shape(codes)}")
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+    check_sizes(num_bins=num_bins)
     return _bin_codes(jnp.asarray(codes), num_bins)
 
 

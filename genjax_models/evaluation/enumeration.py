@@ -57,6 +57,8 @@ def joint_log_probs(
     """
     prior = model.prior(params)
 
+    # Computed again by the gradient, which would else hold the activations of every chunk.
+    @jax.checkpoint
     def joint(z: PyTree) -> Array:
         return prior.log_prob(z) + model.likelihood(params, z).log_prob(x)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.evaluation.disentanglement import check_codes
 from genjax_models.interfaces import Array, Key
@@ -54,7 +55,7 @@ def beta_vae_score(
     Source: Higgins et al. 2017 (beta-VAE), section 3.
     """
     check_codes(codes, factors)
-    _check_numbers(num_pairs=num_pairs, num_train=num_train, num_test=num_test)
+    check_sizes(num_pairs=num_pairs, num_train=num_train, num_test=num_test)
     arrays = at_least_float32(codes), jnp.asarray(factors)
     return _beta_vae_score(key, *arrays, num_pairs, num_train, num_test)
 
@@ -97,7 +98,7 @@ def factor_vae_score(
     collapsed dimension is Locatello et al. 2019's.
     """
     check_codes(codes, factors)
-    _check_numbers(num_train=num_train, num_test=num_test)
+    check_sizes(num_train=num_train, num_test=num_test)
     if num_examples < 2:
         raise ValueError(f"num_examples must be at least 2, got {num_examples}")
     if not min_variance >= 0:
@@ -203,9 +204,3 @@ def _factor_vae_score(
     votes = votes.at[winners[:num_train], labels[:num_train]].add(1)
     predictions = jnp.argmax(votes, axis=1)[winners[num_train:]]
     return jnp.mean(predictions == labels[num_train:])
-
-
-def _check_numbers(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array, Key, PyTree
 
@@ -77,8 +78,7 @@ def moments(
     """
     if num_replicates < 2:
         raise ValueError(f"num_replicates must be at least 2, got {num_replicates}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_sizes(batch_size=batch_size)
     batch_size = min(batch_size, num_replicates)
 
     def add_batch(running: Moments, index: Array) -> tuple[Moments, None]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import Array, Key
 
@@ -134,8 +135,7 @@ def mmd_test(
     (Permutation p-values should never be zero).
     """
     _check(x, y, bandwidth, chunk_size)
-    if num_permutations < 1:
-        raise ValueError(f"num_permutations must be at least 1, got {num_permutations}")
+    check_sizes(num_permutations=num_permutations)
     arrays = (jnp.asarray(x), jnp.asarray(y), jnp.asarray(bandwidth))
     return _mmd_test(key, *arrays, num_permutations, chunk_size)
 
@@ -255,5 +255,4 @@ def _check(x: Array, y: Array, bandwidth: Array | float, chunk_size: int) -> Non
         )
     if jnp.ndim(bandwidth) > 1 or not jnp.size(bandwidth):
         raise ValueError(f"bandwidth must be a scalar or [B], got shape {jnp.shape(bandwidth)}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_sizes(chunk_size=chunk_size)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import AnnealingPath, Array, Distribution, Key, PyTree
 
 
@@ -66,8 +67,7 @@ def annealed_importance_sampling(
 
     Source: Neal 2001 (Annealed importance sampling); Salakhutdinov & Murray 2008.
     """
-    if num_chains < 1:
-        raise ValueError(f"num_chains must be at least 1, got {num_chains}")
+    check_sizes(num_chains=num_chains)
     betas = check_ladder(inverse_temperatures, starts_at=0.0)
     start_key, chain_key = jax.random.split(key)
     starts = jax.vmap(path.sample)(jax.random.split(start_key, num_chains))

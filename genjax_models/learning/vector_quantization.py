@@ -17,6 +17,7 @@ from genjax_models.models.latent.vector_quantized import (
 )
 
 _CODEBOOKS = ("moving_average", "gradient")
+_DECAY = 0.99
 # A moving count below this is of an entry that is out of use: its quotient would be of noise.
 _NOTHING = 1e-18
 
@@ -53,7 +54,7 @@ def vector_quantization(
     *,
     commitment: float = 0.25,
     codebook: str = "moving_average",
-    decay: float = 0.99,
+    decay: float = _DECAY,
     smoothing: float = 0.0,
 ) -> VectorQuantization:
     """The objective of a vector-quantised auto-encoder, with k-means of the encodings inside.
@@ -87,7 +88,7 @@ def vector_quantization(
             schedule, replaces it.
         codebook: "moving_average" or "gradient".
         decay: of the moving averages, from 0 to below 1.
-        smoothing: a, not below zero.
+        smoothing: a, not below zero, of the moving averages too.
 
     Returns:
         The objective, its initial state, and what writes the codebook back into the parameters:
@@ -102,8 +103,8 @@ def vector_quantization(
         (C), and of the batch's choices "perplexity" and "dead_codes" (entries that nothing chose).
 
     Raises:
-        ValueError: an unknown kind of codebook, a decay out of range, or a weight that is negative
-            or not finite.
+        ValueError: an unknown kind of codebook, a decay out of range, a weight that is negative or
+            not finite, or a decay or smoothing without moving averages.
 
     Source: van den Oord et al. 2017 (Neural discrete representation learning), equation 3 and
     appendix A.1; the smoothing is that of the paper's code.
@@ -114,6 +115,11 @@ def vector_quantization(
     if not 0 <= decay < 1:
         raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
     moves = codebook == "moving_average"
+    if not moves and (decay, smoothing) != (_DECAY, 0):
+        raise ValueError(
+            f"decay and smoothing have no effect with codebook {codebook!r}, got {decay} and"
+            f" {smoothing}"
+        )
 
     def init_state(params: Params, key: Key) -> CodebookState | tuple[()]:
         if not moves:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, Network
 from genjax_models.networks.adapters import from_flax
@@ -112,10 +113,12 @@ def attention_encoder(
         raise ValueError(
             f"example_shape must be (height, width) or (height, width, channels), got {shape}"
         )
-    sizes = {"num_outputs": num_outputs, "num_features": num_features, "num_heads": num_heads}
-    for name, size in (sizes | {"num_blocks": num_blocks}).items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(
+        num_outputs=num_outputs,
+        num_features=num_features,
+        num_heads=num_heads,
+        num_blocks=num_blocks,
+    )
     if num_features % num_heads:
         raise ValueError(f"num_heads must divide num_features, {num_features}, got {num_heads}")
     height, width, channels = shape if len(shape) == 3 else (*shape, 1)

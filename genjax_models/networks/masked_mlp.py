@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, ConditionalNetwork, Network
 from genjax_models.networks.adapters import conditional_from_flax, from_flax
@@ -133,8 +134,7 @@ def conditional_masked_mlp(
     Source: Germain et al. 2015; Kingma et al. 2016 (Improved variational inference with inverse
     autoregressive flow), section 3 (the context).
     """
-    if context_dim < 1:
-        raise ValueError(f"context_dim must be at least 1, got {context_dim}")
+    check_sizes(context_dim=context_dim)
     masks = _masks(num_dims, hidden, num_outputs_per_dim, ordering, lowest_degree=0)
     module = MaskedMLP(masks, activation, zero_last_layer)
     return conditional_from_flax(module, (num_dims,), (context_dim,))
@@ -149,10 +149,7 @@ def _masks(
     lowest_degree: int,
 ) -> tuple[np.ndarray, ...]:
     """Which unit of each layer sees which of the layer before."""
-    sizes = {"num_dims": num_dims, "num_outputs_per_dim": num_outputs_per_dim}
-    for name, size in (*sizes.items(), *(("hidden", units) for units in hidden)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(num_dims=num_dims, num_outputs_per_dim=num_outputs_per_dim, hidden=tuple(hidden))
     of_inputs = 1 + np.argsort(check_ordering(ordering, num_dims))
     # A single dimension sees nothing, and neither do its hidden units.
     lowest_degree = min(lowest_degree, num_dims - 1)

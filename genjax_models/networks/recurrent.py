@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Array, Network, Params
 from genjax_models.networks.adapters import from_flax
 
@@ -66,9 +67,7 @@ def recurrent_encoder(
         raise ValueError(
             f"example_shape must be (num_steps, ...) with the shape of a step, got {shape}"
         )
-    for name, size in {"num_outputs": num_outputs, "num_units": num_units}.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(num_outputs=num_outputs, num_units=num_units)
     module = RecurrentEncoder(shape, num_units, num_outputs)
     network = from_flax(module, (math.prod(shape),))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, Network
 from genjax_models.networks.adapters import from_flax
@@ -99,10 +100,7 @@ def residual_network(
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape must be (height, width, channels), got {image_shape}")
-    at_least_one = {"num_features": num_features, "num_outputs_per_dim": num_outputs_per_dim}
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(num_features=num_features, num_outputs_per_dim=num_outputs_per_dim)
     if num_blocks < 0:
         raise ValueError(f"num_blocks must not be negative, got {num_blocks}")
     height, width, channels = image_shape

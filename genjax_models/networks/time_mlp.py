@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.rows import rows_dot_general
 from genjax_models.interfaces import Array, ConditionalNetwork, Key
 from genjax_models.networks.adapters import conditional_from_flax
@@ -139,10 +140,7 @@ def time_mlp(
     Raises:
         ValueError: a size below one, or an odd number of time features.
     """
-    sizes = {"num_dims": num_dims, "num_units": num_units, "num_blocks": num_blocks}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(num_dims=num_dims, num_units=num_units, num_blocks=num_blocks)
     sinusoidal_embedding(jnp.zeros(()), num_time_features)  # Refuses what it cannot do.
     module = TimeMLP(num_dims, num_units, num_blocks, num_time_features, tuple(frequencies))
     return conditional_from_flax(module, (num_dims,), ())

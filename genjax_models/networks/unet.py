@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Array, ConditionalNetwork
 from genjax_models.networks.adapters import conditional_from_flax
 from genjax_models.networks.time_mlp import TimeEmbedding, fourier_features, scaled_uniform
@@ -139,8 +140,7 @@ def unet(
         )
     if not features or min(features) < 1 or features[0] < 2:
         raise ValueError(f"features must be channels >= 1, the first >= 2, got {features}")
-    if num_blocks < 1:
-        raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
+    check_sizes(num_blocks=num_blocks)
     height, width, channels = shape if len(shape) == 3 else (*shape, 1)
     if patch_size < 1 or height % patch_size or width % patch_size:
         raise ValueError(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Algorithm, Array, Key, Metrics, Objective, Params, PyTree
 from genjax_models.training.batches import check_batch
 from genjax_models.training.leaves import own
@@ -69,8 +70,7 @@ def alternating(
 
     Source: Goodfellow et al. 2014 (Generative adversarial nets), algorithm 1.
     """
-    if num_critic_steps < 1:
-        raise ValueError(f"num_critic_steps must be at least 1, got {num_critic_steps}")
+    check_sizes(num_critic_steps=num_critic_steps)
 
     def init_state(key: Key) -> AlternatingState:
         key, critic_key = jax.random.split(key)

@@ -103,6 +103,30 @@ def test_estimators_are_compared_at_equal_samples_and_equal_time(comparison: Pat
     assert (comparison / "bounds.png").exists()
 
 
+def test_equal_time_before_the_first_record_is_not_reached() -> None:
+    """The fastest is done after 3 seconds; the last has one record, after that."""
+    times = {"arm": (1.0, 3.0), "rloo": (2.0, 4.0), "nvil": (5.0,)}
+    entry = {"value": -1.0}
+    trained = {
+        name: discrete.Trained(
+            {
+                "metrics": {"test_bound": entry, "test_log_likelihood": entry},
+                "seconds": {"train": seconds[-1]},
+                "steps": 10,
+            },
+            [{"seconds_train": time, "validation_bound": -10 / time} for time in seconds],
+        )
+        for name, seconds in times.items()
+    }
+    found = discrete.summarize(discrete.Settings(), trained, dict.fromkeys(times, 1.0))
+    entries = {name: found[f"validation_bound at equal time, {name}"] for name in times}
+    assert entries["arm"]["value"] == pytest.approx(-10 / 3)
+    assert entries["rloo"]["value"] == pytest.approx((-10 / 2 - 10 / 4) / 2)
+    assert entries["rloo"]["bound"] == "lower"
+    assert entries["nvil"]["value"] is None and entries["nvil"]["bound"] is None
+    assert entries["nvil"]["estimator"] == "not reached: first record after 5.0 s"
+
+
 def test_a_run_of_the_comparison_is_one_of_the_belief_net(comparison: Path) -> None:
     loaded = harness.load_run(comparison / "disarm")
     assert loaded.settings.latent_dims == (4, 3)
@@ -141,7 +165,7 @@ def test_no_estimator_is_refused_after_another_was_trained(tmp_path: Path) -> No
         ({"estimator": "disarm"}, "estimator disarm is for bound elbo, got iwae"),
         (
             {"estimator": "disarm", "bound": "elbo", "chunk_size": 2},
-            "chunk_size and kl are not for estimator disarm",
+            "chunk_size has no effect with estimator disarm",
         ),
         ({"evaluation_samples": 1}, "evaluation_samples must be at least 2"),
     ],

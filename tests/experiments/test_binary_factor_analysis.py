@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,26 @@ from scipy.stats import norm
 
 from experiments import binary_factor_analysis, harness
 from experiments.binary_factor_analysis import Settings
+from experiments.harness import nltcs
 from genjax_models.interfaces import LatentVariableModel
 
 SMALL = {"data": "nltcs", "num_points": 16}
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory) -> Path:
+def survey(tmp_path_factory) -> Iterator[Path]:
     """People with one trait, who answer 16 questions the more often by one the more they have."""
     folder, rng = tmp_path_factory.mktemp("survey"), np.random.default_rng(0)
     (folder / "nltcs").mkdir()
-    for name, size in (("train", 400), ("valid", 60), ("test", 80)):
+    sizes = {"train": 400, "valid": 60, "test": 80}
+    for name, size in sizes.items():
         trait = rng.normal(size=(size, 1))
         x = rng.uniform(size=(size, 16)) < expit(np.linspace(-2, 1, 16) + 1.5 * trait)
         lines = [",".join("1" if answer else "0" for answer in row) + "\n" for row in x]
         (folder / "nltcs" / f"nltcs.{name}.data").write_text("".join(lines))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nltcs, "SIZES", sizes)
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +81,12 @@ def test_people_are_drawn_in_the_plane(fitted):
 
 def test_by_gradient_the_likelihood_is_higher(fitted, survey, tmp_path):
     """What is maximised is the likelihood itself; the prior is left out of EM here."""
-    settings = {"data_dir": str(survey), "latent_dim": 1, "learning_rate": 0.1, **SMALL}
+    settings = {"data_dir": str(survey), "latent_dim": 1, **SMALL}
     em = binary_factor_analysis.run(
         Settings(num_epochs=60, weight_prior=0.0, out=str(tmp_path / "em"), **settings)
     )
-    gradient = binary_factor_analysis.run(
-        Settings(algorithm="gradient", num_epochs=150, out=str(tmp_path / "gradient"), **settings)
-    )
+    settings |= {"algorithm": "gradient", "learning_rate": 0.1, "num_epochs": 150}
+    gradient = binary_factor_analysis.run(Settings(out=str(tmp_path / "gradient"), **settings))
     values = [metrics_of(folder)["train_log_likelihood"]["value"] for folder in (em, gradient)]
     print(values)
     assert 0 < values[1] - values[0] < 0.1
@@ -108,6 +112,11 @@ def test_the_principal_rotation_keeps_distances():
         ({"weight_prior": -1.0}, "weight_prior must be finite and not negative, got -1.0"),
         ({"batch_size": 10}, "em takes the whole training set: use gradient .* got 10"),
         ({"protocol": "dynamic"}, "em wants data that do not change"),
+        ({"learning_rate": 9.0}, "learning_rate has no effect with algorithm em, got 9.0"),
+        (
+            {"algorithm": "gradient", "weight_prior": 0.0},
+            "weight_prior has no effect with algorithm gradient, got 0.0",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

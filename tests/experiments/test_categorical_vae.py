@@ -93,3 +93,24 @@ def test_bad_settings_are_refused() -> None:
             Settings(**{name: 0.0})
     with pytest.raises(ValueError, match="a relaxation trains bound elbo, got 'iwae'"):
         Settings(bound="iwae", num_samples=5)
+    with pytest.raises(ValueError, match="temperature must be finite, got inf"):
+        Settings(temperature=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk_size": 7, "num_samples": 2}, "chunk_size has no effect with relaxation soft"),
+        (
+            {"relaxation": "straight_through", "estimator": "nvil"},
+            "estimator has no effect with relaxation straight_through, got nvil",
+        ),
+        (
+            {"relaxation": "none", "final_temperature": 0.5},
+            "final_temperature has no effect with relaxation none, got 0.5",
+        ),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)

@@ -1,6 +1,7 @@
 """Compression from end to end: what is coded comes back, and costs what the bound says."""
 
 import bz2
+import functools
 import io
 import json
 from pathlib import Path
@@ -13,7 +14,9 @@ from PIL import Image
 
 from experiments import compress, harness
 from experiments.harness import archive, bits_back, downstream
+from genjax_models.models import latent
 
+LADDER = functools.partial(latent.ladder_vae, latent_dims=(2, 2), hidden=(4, 4))
 MODEL = {"latent_dim": 4, "hidden": (16,), "num_epochs": 15, "learning_rate": 1e-2}
 
 
@@ -113,6 +116,35 @@ def test_what_does_not_decode_leaves_nothing(folder, tmp_path):
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"params_sha256": None}, "its params_sha256 is None"),
+        ({"num_examples": "5"}, "its num_examples is '5'"),
+        ({"num_examples": 0}, r"its num_examples and example_shape are \[0, 8, 8\]"),
+        ({"example_shape": [8, "8"]}, r"example_shape are \[180, 8, '8'\]"),
+        ({"example_shape": [8, 9]}, r"no examples of shape \[8, 9\]"),
+        ({"num_bins": 1000}, "num_bins must be a power of two"),
+        ({"seed": -1}, "seed must be in"),
+        ({"seed": 0.5}, "its seed is 0.5"),
+    ],
+)
+def test_a_foreign_file_is_named(folder, tmp_path, changed, message):
+    header, words = archive.read(folder / "images.bits")
+    file = tmp_path / "images.bits"
+    archive.write(file, header | changed, words)
+    with pytest.raises(archive.ArchiveError, match=f"is no file of compressed images: .*{message}"):
+        compress.run(settings_of(folder, tmp_path / "out", file))
+
+
+def test_the_folder_to_decode_into_is_a_new_one(folder, tmp_path):
+    (tmp_path / "decoded.npy").write_bytes(b"of an earlier decoding")
+    for out in (tmp_path, tmp_path / "decoded.npy"):
+        with pytest.raises(ValueError, match=r"--out: .* must be a new folder or an empty one"):
+            compress.run(settings_of(folder, out))
+    assert (tmp_path / "decoded.npy").read_bytes() == b"of an earlier decoding"
+
+
 def test_another_model_is_refused(folder, tmp_path):
     trained = downstream.read_trained(folder / "model", None)
     other = trained._replace(params=jax.tree.map(lambda leaf: leaf + 1e-3, trained.params))
@@ -120,12 +152,28 @@ def test_another_model_is_refused(folder, tmp_path):
         compress.decode_file(folder / "images.bits", settings_of(folder, tmp_path), other)
 
 
-def test_grey_images_are_refused(folder, tmp_path):
-    trained = downstream.read_trained(folder / "model", None)
-    grey = trained._replace(dataset=harness.load("digits", likelihood="gaussian"))
-    with pytest.raises(ValueError, match="of binary images here, but those of digits are grey"):
-        compress.evaluate(settings_of(folder, tmp_path), grey, tmp_path)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+    ("error", "message", "make_model", "likelihood"),
+    [
+        (ValueError, "binary images here, but those of digits are grey", None, "gaussian"),
+        (TypeError, "a OneHotCategorical has no codec", latent.categorical_vae, "bernoulli"),
+        # Of its layers; there is one for a single vector.
+        (TypeError, "a DiagonalGaussian has no codec", LADDER, "bernoulli"),
+    ],
+)
+def test_what_has_no_codec_leaves_no_folder(
+    folder, tmp_path, monkeypatch, error, message, make_model, likelihood
+):
+    found = downstream.read_trained(folder / "model", None)
+    found = found._replace(dataset=harness.load("digits", likelihood=likelihood))
+    if make_model is not None:
+        model = make_model(num_dims=64)
+        found = found._replace(model=model, params=model.init(jax.random.key(0)))
+    monkeypatch.setattr(downstream, "read_trained", lambda *arguments, **options: found)
+    out = tmp_path / "out"
+    with pytest.raises(error, match=message):
+        compress.run(compress.Settings(trained=str(folder / "model"), out=str(out)))
+    assert not out.exists()
 
 
 def test_bad_settings_are_refused():

@@ -115,6 +115,7 @@ def test_bad_settings_are_refused_before_a_folder_is_made(tmp_path: Path) -> Non
         ({"decay": 1.0}, "decay must be at least 0 and below 1"),
         ({"commitment": -1.0}, "commitment must be finite and not negative"),
         ({"codebook_size": 10_000}, "at least as many encodings"),
+        ({"codebook": "gradient", "smoothing": 7.0}, "decay and smoothing have no effect"),
     ]:
         out = tmp_path / "run"
         with pytest.raises(ValueError, match=message):

@@ -10,16 +10,18 @@ from experiments import harness
 from experiments.harness import nltcs
 
 
-def write_survey(folder: Path, sizes: tuple[int, int, int] = (6, 4, 5)) -> list[np.ndarray]:
-    """Random answers in the folder `nltcs`, the last file not packed; gives them back."""
+@pytest.fixture
+def splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Random answers of few people in the folder `nltcs`, the last file not packed."""
+    monkeypatch.setattr(nltcs, "SIZES", {"train": 6, "valid": 4, "test": 5})
     rng = np.random.default_rng(0)
-    (folder / "nltcs").mkdir(exist_ok=True)
+    (tmp_path / "nltcs").mkdir()
     splits = []
-    for name, size in zip(("train", "valid", "test"), sizes, strict=True):
+    for name, size in nltcs.SIZES.items():
         trait = rng.normal(size=(size, 1))
         x = (rng.uniform(size=(size, 16)) < 1 / (1 + np.exp(1 - 2 * trait))).astype(np.uint8)
         text = "".join(",".join(map(str, row)) + "\n" for row in x).encode()
-        path = folder / "nltcs" / f"nltcs.{name}.data"
+        path = tmp_path / "nltcs" / f"nltcs.{name}.data"
         if name == "test":
             path.write_bytes(text)
         else:
@@ -28,8 +30,7 @@ def write_survey(folder: Path, sizes: tuple[int, int, int] = (6, 4, 5)) -> list[
     return splits
 
 
-def test_it_is_a_data_set_like_any_other(tmp_path):
-    splits = write_survey(tmp_path)
+def test_it_is_a_data_set_like_any_other(splits, tmp_path):
     dataset = harness.load("nltcs", likelihood="bernoulli", data_dir=tmp_path)
     assert (dataset.protocol, dataset.example_shape, dataset.num_levels) == ("static", (16,), 2)
     for name, x in zip(("train", "validation", "test"), splits, strict=True):
@@ -41,24 +42,28 @@ def test_it_is_a_data_set_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "must hold one person a line, got nothing"),
+        (b"", "nltcs.test.data must hold 5 people, one a line, got 0"),
+        (b"0,1,0,1,0,1,0,1,0,1,0,1,0,1,0,1\n" * 4, "must hold 5 people, one a line, got 4"),
         (b"0,1" * 5, "line 1 of .*nltcs.test.data must be 16 zeros and ones"),
         (b"0," * 15 + b"2\n", "must be 16 zeros and ones .* got '0,0"),
         (b"0," * 15 + b"1\n\n" + b"0," * 15 + b"1\n", "line 2 of .* got ''"),
         (b"\xff\xfe", "cannot read .*nltcs.test.data"),
     ],
 )
+@pytest.mark.usefixtures("splits")
 def test_what_is_damaged_is_named(tmp_path, content, message):
-    write_survey(tmp_path)
     (tmp_path / "nltcs" / "nltcs.test.data").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         nltcs.read(tmp_path)
 
 
-def test_what_is_missing_or_cut_short_is_named(tmp_path):
+def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no NLTCS in .* has the folder nltcs"):
         nltcs.read(tmp_path)
-    write_survey(tmp_path)
+
+
+@pytest.mark.usefixtures("splits")
+def test_a_packed_file_that_is_cut_short_is_named(tmp_path):
     path = tmp_path / "nltcs" / "nltcs.train.data.gz"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"cannot read .*nltcs.train.data.gz"):

@@ -302,6 +302,8 @@ def test_training_writes_the_codebook_back_and_the_optimizer_does_not_touch_it()
         ({"codebook": "ema"}, "codebook must be one of"),
         ({"decay": 1.0}, "decay must be at least 0 and below 1"),
         ({"decay": -0.1}, "decay must be at least 0 and below 1"),
+        ({"codebook": "gradient", "decay": 0.3}, "decay and smoothing have no effect .* got 0.3"),
+        ({"codebook": "gradient", "smoothing": 7.0}, "have no effect .* got 0.99 and 7.0"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:

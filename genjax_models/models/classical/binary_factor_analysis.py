@@ -13,6 +13,7 @@ import numpy as np
 from jax.nn import logsumexp
 from jax.scipy.linalg import solve_triangular
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import (
     Bernoulli,
     DiagonalGaussian,
@@ -60,10 +61,7 @@ def binary_factor_analysis(
     Source: Bartholomew 1987 (Latent variable models and factor analysis); Tipping 1999
     (Probabilistic visualisation of high-dimensional binary data), section 2.
     """
-    sizes = {"num_dims": num_dims, "latent_dim": latent_dim, "num_updates": num_updates}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(num_dims=num_dims, latent_dim=latent_dim, num_updates=num_updates)
     if latent_dim > num_dims:
         raise ValueError(f"latent_dim must be at most num_dims, {num_dims}, got {latent_dim}")
 
@@ -100,9 +98,13 @@ def posterior(params: Params, x: Array, *, num_updates: int = 20) -> FullCovaria
     Returns:
         The Gaussian.
 
+    Raises:
+        ValueError: fewer than one update.
+
     Source: Jaakkola & Jordan 1997 (A variational approach to Bayesian logistic regression models
     and their extensions), section 3; Tipping 1999, equations 6 to 9.
     """
+    check_sizes(num_updates=num_updates)
     loading, bias = _float32(params)
     signal = at_least_float32(check_event(x, bias)) - 0.5
 
@@ -247,12 +249,12 @@ def maximize(statistics: Statistics, params: Params, *, decay: float = 0.0) -> P
         The parameters.
 
     Raises:
-        ValueError: negative decay.
+        ValueError: a decay that is negative or not finite.
 
     Source: Tipping 1999, equation 11.
     """
-    if decay < 0:
-        raise ValueError(f"decay must not be negative, got {decay}")
+    if not 0 <= decay < math.inf:
+        raise ValueError(f"decay must be finite and not negative, got {decay}")
     precision = statistics["precision"]
     identity = jnp.eye(precision.shape[-1], dtype=precision.dtype)
     with jax.default_matmul_precision("highest"):
@@ -265,8 +267,8 @@ def maximize(statistics: Statistics, params: Params, *, decay: float = 0.0) -> P
 def _bound(params: Params, x: Array, q: FullCovarianceGaussian) -> tuple[Array, Array]:
     """The bound at q, and the xi^2 that make it highest, [D].
 
-    With s = 2 x - 1, mean m_d and variance v_d of a_d, each dimension's term is min(s m, 0) -
-    v / (2 (xi + |m|)) - log(1 + e^-xi): all negative, so that nothing cancels.
+    With s = 2 x - 1, mean m_d and variance v_d of a_d, each dimension's term is (s m - |m|) / 2 -
+    v / (2 (xi + |m|)) - log(1 + e^-xi): none is positive, so that nothing cancels.
     """
     loading, bias = _float32(params)
     signs = 2 * at_least_float32(check_event(x, bias)) - 1
@@ -276,7 +278,8 @@ def _bound(params: Params, x: Array, q: FullCovarianceGaussian) -> tuple[Array, 
     xi = jnp.sqrt(jnp.maximum(square, _TINY))
     with jax.default_matmul_precision("highest"):
         variance = jnp.sum(jnp.square(loading @ scale_tril), axis=1)
-    terms = jnp.minimum(signs * mean, 0) - variance / (2 * (xi + jnp.abs(mean)))
+    magnitude = jnp.maximum(mean, -mean)  # Its slope at zero is zero.
+    terms = (signs * mean - magnitude) / 2 - variance / (2 * (xi + magnitude))
     divergence = kl_divergence(q, _standard_normal(loading.shape[1]))
     return jnp.sum(terms - jnp.log1p(jnp.exp(-xi))) - divergence, square
 

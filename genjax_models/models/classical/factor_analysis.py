@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.interfaces import Array, DensityModel, Key, Params
 
@@ -277,8 +278,6 @@ def _float32(params: Params) -> tuple[Array, Array, Array]:
 
 
 def _check_sizes(num_dims: int, latent_dim: int) -> None:
-    for name, value in {"num_dims": num_dims, "latent_dim": latent_dim}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(num_dims=num_dims, latent_dim=latent_dim)
     if latent_dim > num_dims:
         raise ValueError(f"latent_dim must be at most num_dims, {num_dims}, got {latent_dim}")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event, softplus
 from genjax_models.interfaces import Array, DensityModel, Key, Params
@@ -43,9 +44,7 @@ def mixture_of_bernoullis(*, num_dims: int = 784, num_components: int = 500) -> 
 
     Source: Everitt & Hand 1981 (Finite mixture distributions); Bishop 2006 (PRML), section 9.3.3.
     """
-    for name, value in {"num_dims": num_dims, "num_components": num_components}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    check_sizes(num_dims=num_dims, num_components=num_components)
 
     def init(key: Key) -> Params:
         component_logits = jax.random.normal(key, (num_components, num_dims))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import (
     at_least_float32,
     check_event,
@@ -63,9 +64,7 @@ def rbm(
     Source: Hinton 2012 (A practical guide to training restricted Boltzmann machines), sections 2
     and 8.
     """
-    for name, size in {"num_dims": num_dims, "num_hidden": num_hidden}.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(num_dims=num_dims, num_hidden=num_hidden)
     if not 0 < weight_scale < float("inf"):
         raise ValueError(f"weight_scale must be above zero, got {weight_scale}")
     bias = np.zeros(num_dims) if visible_logits is None else np.asarray(visible_logits)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import sigmoid
 from genjax_models.interfaces import Array, AutoEncoder, Distribution, Key, Network, Params
 from genjax_models.models import likelihoods
@@ -60,7 +61,7 @@ def auto_encoder(
 
     Source: Hinton & Salakhutdinov 2006 (Reducing the dimensionality of data with neural networks).
     """
-    parts.check_sizes(num_dims=num_dims, code_dim=code_dim, hidden=tuple(hidden))
+    check_sizes(num_dims=num_dims, code_dim=code_dim, hidden=tuple(hidden))
     squash = _squash(code)
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)
     num_outputs = observation.num_outputs_per_dim * num_dims
@@ -115,7 +116,7 @@ def tied_auto_encoder(
     Source: Vincent et al. 2008 (Extracting and composing robust features with denoising
     autoencoders), section 2.2; Rifai et al. 2011 (Contractive auto-encoders), section 2.
     """
-    parts.check_sizes(num_dims=num_dims, code_dim=code_dim)
+    check_sizes(num_dims=num_dims, code_dim=code_dim)
     squash = _squash(code)
     observation = likelihoods.resolve(likelihood)
     if observation.num_outputs_per_dim != 1:

@@ -5,16 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_counts, check_sizes
 from genjax_models.distributions import DiagonalGaussian, Pushforward
 from genjax_models.distributions.numerics import at_least_float32, promoted, sigmoid, softplus
 from genjax_models.interfaces import Array, ConditionalNetwork, Key, Params
-from genjax_models.models.latent.parts import (
-    Conditional,
-    NetworkFactory,
-    check_counts,
-    check_sizes,
-    gaussian,
-)
+from genjax_models.models.latent.parts import Conditional, NetworkFactory, gaussian
 from genjax_models.models.latent.posteriors import sized
 from genjax_models.networks import conditional_masked_mlp
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import LatentVariableModel
 from genjax_models.models import likelihoods
 from genjax_models.models.latent import auxiliary, hierarchies, parts
@@ -82,7 +83,7 @@ def check_auxiliary_dims(
     hidden: Sequence[int],
 ) -> None:
     """Raise a `ValueError` unless every size is at least one and each layer has an auxiliary."""
-    parts.check_sizes(
+    check_sizes(
         num_dims=num_dims,
         latent_dims=tuple(latent_dims),
         auxiliary_dims=tuple(auxiliary_dims),

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import (
     Bernoulli,
     LinearAutoregressiveBernoulli,
@@ -13,13 +14,7 @@ from genjax_models.distributions import (
 )
 from genjax_models.interfaces import Array, Distribution, Key, Network, Params
 from genjax_models.models import likelihoods
-from genjax_models.models.latent.parts import (
-    Conditional,
-    NetworkFactory,
-    Prior,
-    check_sizes,
-    decoder,
-)
+from genjax_models.models.latent.parts import Conditional, NetworkFactory, Prior, decoder
 
 
 class Layer(NamedTuple):

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import LinearAutoregressiveOneHot, OneHotCategorical
 from genjax_models.interfaces import Array, Network, Params
-from genjax_models.models.latent.parts import Conditional, NetworkFactory, Prior, check_sizes
+from genjax_models.models.latent.parts import Conditional, NetworkFactory, Prior
 
 
 def uniform(num_variables: int, num_categories: int) -> Prior[OneHotCategorical]:
@@ -96,13 +97,22 @@ def posterior(
     return Conditional(network.init, distribution)
 
 
-def flattening(network: Network) -> Network:
+def flattening(network: Network, num_rows: int, num_columns: int) -> Network:
     """The network as a function of a matrix, whose rows it sees one after the other.
 
     Args:
         network: of a vector.
+        num_rows: of the matrix.
+        num_columns: of the matrix.
 
     Returns:
-        The same parameters, with inputs of any shape.
+        The same parameters, with inputs [num_rows, num_columns]; another shape is a `ValueError`.
     """
-    return Network(network.init, lambda params, z: network.apply(params, z.reshape(-1)))
+    shape = (num_rows, num_columns)
+
+    def apply(params: Params, z: Array) -> Array:
+        if jnp.shape(z) != shape:
+            raise ValueError(f"z must have shape {shape}, got {jnp.shape(z)}")
+        return network.apply(params, jnp.reshape(z, -1))
+
+    return Network(network.init, apply)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import LatentVariableModel, Network
 from genjax_models.models import likelihoods
 from genjax_models.models.latent import categorical, parts
@@ -53,8 +54,8 @@ def categorical_vae(
     Source: Jang et al. 2017 (Categorical reparameterization with Gumbel-softmax), section 4.2;
     Ramesh et al. 2021 (Zero-shot text-to-image generation), section 2.1.
     """
-    parts.check_sizes(num_dims=num_dims, hidden=tuple(hidden))
-    parts.check_sizes(num_variables=num_variables, num_categories=num_categories)
+    check_sizes(num_dims=num_dims, hidden=tuple(hidden))
+    check_sizes(num_variables=num_variables, num_categories=num_categories)
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)
     num_codes, num_outputs = num_variables * num_categories, observation.num_outputs_per_dim
     encoder = encoder or mlp(num_dims, hidden, num_codes)
@@ -63,6 +64,6 @@ def categorical_vae(
     decoder = parts.checked("decoder", decoder, num_codes, num_outputs * num_dims)
     return parts.compose(
         prior or categorical.uniform(num_variables, num_categories),
-        parts.decoder(categorical.flattening(decoder), observation),
+        parts.decoder(categorical.flattening(decoder, num_variables, num_categories), observation),
         categorical.posterior(lambda num_outputs: encoder, num_variables, num_categories),
     )

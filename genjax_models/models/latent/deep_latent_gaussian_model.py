@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import Chain, DiagonalGaussian, RankOneGaussian
 from genjax_models.interfaces import (
     Array,
@@ -61,7 +62,7 @@ def deep_latent_gaussian_model(
     Source: Rezende et al. 2014 (Stochastic backpropagation and approximate inference in deep
     generative models), sections 3 and 4.3 (equations 17 and 18).
     """
-    parts.check_sizes(num_dims=num_dims)
+    check_sizes(num_dims=num_dims)
     hierarchies.check_layers(latent_dims, hidden, num_hidden_layers)
     if covariance not in ("diagonal", "rank_one"):
         raise ValueError(f'covariance must be "diagonal" or "rank_one", got {covariance!r}')

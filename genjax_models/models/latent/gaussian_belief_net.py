@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import LatentVariableModel
 from genjax_models.models import likelihoods
 from genjax_models.models.latent import hierarchies, parts
@@ -50,7 +51,7 @@ def gaussian_belief_net(
     Source: Frey & Hinton 1999 (Variational learning in nonlinear Gaussian belief networks);
     Burda et al. 2016 (IWAE), section 5 and equation 2, of which the default sizes are.
     """
-    parts.check_sizes(num_dims=num_dims)
+    check_sizes(num_dims=num_dims)
     hierarchies.check_layers(latent_dims, hidden, num_hidden_layers)
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)
     sizes = (num_dims, *latent_dims)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import (
     DiagonalGaussian,
     is_reparameterized,
@@ -134,8 +135,8 @@ def hamiltonian_vae(
     Source: Salimans et al. 2015 (Markov chain Monte Carlo and variational inference: bridging the
     gap), Hamiltonian variational inference.
     """
-    parts.check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
-    parts.check_sizes(num_steps=num_steps, num_iterations=num_iterations)
+    check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
+    check_sizes(num_steps=num_steps, num_iterations=num_iterations)
     if not 0 < initial_step_size < float("inf"):
         raise ValueError(f"initial_step_size must be above zero, got {initial_step_size}")
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from genjax_models.checks import check_counts, check_sizes
 from genjax_models.distributions import Chain, DiagonalGaussian, Reversed
 from genjax_models.distributions.numerics import softplus
 from genjax_models.interfaces import Array, Distribution, Key, Network, Params
-from genjax_models.models.latent.parts import Conditional, Prior, check_counts, check_sizes
+from genjax_models.models.latent.parts import Conditional, Prior
 
 Activation = Callable[[Array], Array]
 

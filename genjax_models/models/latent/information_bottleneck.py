@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.one_hot_categorical import OneHotCategorical
 from genjax_models.interfaces import Array, Distribution, Key, Network, Params
 from genjax_models.models.latent import parts
@@ -50,7 +51,7 @@ def information_bottleneck(
     Source: Alemi et al. 2017 (Deep variational information bottleneck), equation 17; default sizes
     of section 4.1.
     """
-    parts.check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
+    check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
     if not hasattr(num_classes, "__index__") or num_classes < 2:
         raise ValueError(f"num_classes must be an integer >= 2, got {num_classes}")
     encoder = encoder or mlp(num_dims, hidden, 2 * latent_dim, activation=jax.nn.relu)

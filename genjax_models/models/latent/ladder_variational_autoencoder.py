@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from jax.tree_util import Partial
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import Chain, DiagonalGaussian
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Network, Params
 from genjax_models.models import likelihoods
@@ -51,7 +52,7 @@ def ladder_vae(
 
     Source: Sonderby et al. 2016 (Ladder variational autoencoders), section 2.2; sizes of section 3.
     """
-    parts.check_sizes(num_dims=num_dims, num_hidden_layers=num_hidden_layers)
+    check_sizes(num_dims=num_dims, num_hidden_layers=num_hidden_layers)
     hierarchies.check_layers(latent_dims, hidden, num_hidden_layers)
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)
 

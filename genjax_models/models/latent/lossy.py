@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import AutoregressiveBernoulli
 from genjax_models.interfaces import Array, LatentVariableModel, Network, Params
 from genjax_models.models import likelihoods
@@ -114,7 +115,7 @@ def windowed_bernoulli(
     image_shape = tuple(image_shape)
     if len(image_shape) != 2:
         raise ValueError(f"image_shape must be (height, width), got {image_shape}")
-    parts.check_sizes(image_shape=image_shape, num_features=num_features, hidden=tuple(hidden))
+    check_sizes(image_shape=image_shape, num_features=num_features, hidden=tuple(hidden))
     if not hasattr(radius, "__index__") or radius < 0:
         raise ValueError(f"radius must be an integer of at least 0, got {radius}")
     if radius == 0:

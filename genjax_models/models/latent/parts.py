@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import DiagonalGaussian
 from genjax_models.interfaces import (
     Array,
@@ -170,29 +171,6 @@ def start_at_mean(params: Params, mean: Array) -> Params:
     likelihood = params["likelihood"]
     network = with_output_bias(likelihood["network"], jnp.log(inside) - jnp.log1p(-inside))
     return params | {"likelihood": likelihood | {"network": network}}
-
-
-def check_sizes(**sizes: int | tuple[int, ...]) -> None:
-    """Raise a `ValueError` that names the argument unless every size is at least 1.
-
-    Args:
-        **sizes: integers, or tuples of them, by the name of the argument.
-    """
-    for name, value in sizes.items():
-        values = value if isinstance(value, tuple) else (value,)
-        if any(not hasattr(size, "__index__") or size < 1 for size in values):
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def check_counts(**counts: int) -> None:
-    """Raise a `ValueError` that names the argument unless every count is an integer >= 0.
-
-    Args:
-        **counts: by the name of the argument.
-    """
-    for name, count in counts.items():
-        if not hasattr(count, "__index__") or count < 0:
-            raise ValueError(f"{name} must be an integer >= 0, got {count!r}")
 
 
 def checked(name: str, network: Network, num_inputs: int, num_outputs: int) -> Network:

@@ -17,16 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from genjax_models.checks import check_counts, check_sizes
 from genjax_models.distributions import DiagonalGaussian, FullCovarianceGaussian, Pushforward
 from genjax_models.distributions.numerics import at_least_float32, promoted, softplus
 from genjax_models.interfaces import Array, Key, Network, Params
-from genjax_models.models.latent.parts import (
-    Conditional,
-    NetworkFactory,
-    check_counts,
-    check_sizes,
-    gaussian,
-)
+from genjax_models.models.latent.parts import Conditional, NetworkFactory, gaussian
 
 Step = Callable[[Array, Array, Array], tuple[Array, Array]]
 """`step(index, params, z) -> (f(z), log |det df/dz|)`, with the parameters as one vector."""

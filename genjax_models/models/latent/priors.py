@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_counts, check_sizes
 from genjax_models.distributions import DiagonalGaussian, GaussianMixture, Pullback
 from genjax_models.distributions.numerics import at_least_float32, promoted
 from genjax_models.interfaces import Array, Key, Network, Params
-from genjax_models.models.latent.parts import Prior, check_counts, check_sizes
+from genjax_models.models.latent.parts import Prior
 from genjax_models.networks import masked_mlp
 
 _MAX_LOG_SCALE = 2.0

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import LatentVariableModel, Network
 from genjax_models.models.latent import binary, hierarchies, parts
 from genjax_models.networks import mlp
@@ -54,7 +55,7 @@ def sigmoid_belief_net(
     (NVIL), section 5, of which the sizes are; Bornschein & Bengio 2015 (the kinds of layers).
     """
     latent_dims, hidden = tuple(latent_dims), tuple(hidden)
-    parts.check_sizes(num_dims=num_dims, latent_dims=latent_dims, hidden=hidden)
+    check_sizes(num_dims=num_dims, latent_dims=latent_dims, hidden=hidden)
     if not latent_dims:
         raise ValueError("latent_dims must have at least one layer, got ()")
     p, q = (

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import GaussianMixture
 from genjax_models.distributions.numerics import sigmoid
 from genjax_models.interfaces import Key, LatentVariableModel, Network, Params
-from genjax_models.models.latent.parts import check_sizes
 from genjax_models.models.latent.variational_autoencoder import vae
 from genjax_models.models.likelihoods import Likelihood
 

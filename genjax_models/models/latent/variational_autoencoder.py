@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import LatentVariableModel, Network
 from genjax_models.models import likelihoods
 from genjax_models.models.latent import parts
@@ -53,7 +54,7 @@ def vae(
     Source: Kingma & Welling 2014 (Auto-encoding variational Bayes), section 3 and appendix C; the
     default sizes are those of Burda et al. 2016, section 5.
     """
-    parts.check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
+    check_sizes(num_dims=num_dims, latent_dim=latent_dim, hidden=tuple(hidden))
     if encoder is not None and posterior is not None:
         raise ValueError("encoder is part of the default posterior: give one of the two, not both")
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import logsumexp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import Bernoulli
 from genjax_models.distributions.numerics import at_least_float32, check_event
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Params
@@ -68,7 +69,7 @@ class ActionSequence(NamedTuple):
         return jax.lax.scan(act, self.start, (logits, noise))[1]
 
     def log_prob(self, value: Array) -> Array:
-        """Log-probability of T actions, a scalar in nats."""
+        """Log-probability of T actions, a scalar in nats; -inf where one is not in 0..A-1."""
         log_probs = jax.nn.log_softmax(at_least_float32(self.logits))
         actions = check_event(value, log_probs[:, 0, 0])
 
@@ -76,7 +77,8 @@ class ActionSequence(NamedTuple):
             log_probs, action = step
             return self.next_state[state, action], log_probs[state, action]
 
-        return jnp.sum(jax.lax.scan(act, self.start, (log_probs, actions))[1])
+        log_prob = jnp.sum(jax.lax.scan(act, self.start, (log_probs, actions))[1])
+        return jnp.where(_exist(actions, log_probs.shape[-1]), log_prob, -jnp.inf)
 
     def sample_and_log_prob(self, *, seed: Key) -> tuple[Array, Array]:
         """A draw and its log-probability."""
@@ -115,7 +117,7 @@ def variational_mdp(
             a deterministic world, where the actions so far tell the state.
 
     Returns:
-        The model; z are integers [num_steps].
+        The model; z are integers [num_steps], and success is NaN where one is not in 0..A-1.
 
     Raises:
         ValueError: arrays of the wrong shape, transitions that are no probabilities, a start that
@@ -156,12 +158,15 @@ def variational_mdp(
         return open_loop(params.get("logits", jnp.zeros((num_steps, num_actions))))
 
     def success(params: Params, actions: Array) -> Bernoulli:
+        actions = check_event(actions, jnp.zeros(num_steps))
+
         def step(log_state: Array, action: Array) -> tuple[Array, None]:
             log_joint = log_state + log_success[:, action]
             return logsumexp(log_joint[:, None] + log_transitions[:, action], axis=0), None
 
         at_start = jnp.log(jnp.zeros(num_states).at[start].set(1))
         log_prob = logsumexp(jax.lax.scan(step, at_start, actions)[0])
+        log_prob = jnp.where(_exist(actions, num_actions), log_prob, jnp.nan)
         failure = -jnp.expm1(jnp.minimum(log_prob, -_MIN_DEFICIT))
         return Bernoulli(log_prob - jnp.log(failure))
 
@@ -240,13 +245,19 @@ def soft_plan(
     return SoftPlan(jnp.concatenate([messages, end[None]]), policy)
 
 
+def _exist(actions: Array, num_actions: int) -> Array:
+    """Whether all of them are in 0..num_actions - 1: an index out of range would be clipped."""
+    return jnp.all((actions >= 0) & (actions < num_actions))
+
+
 def _tables(process: DecisionProcess, num_steps: int, temperature: float) -> tuple[Array, Array]:
     """log p(s' | s, a) [S, A, S] and (r(s, a) - max r) / temperature [S, A]."""
-    parts.check_sizes(num_steps=num_steps)
+    check_sizes(num_steps=num_steps)
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be above zero and finite, got {temperature}")
     transitions, rewards = np.asarray(process.transitions), np.asarray(process.rewards)
-    if rewards.ndim != 2 or transitions.shape != (*rewards.shape, rewards.shape[0]):
+    shape = (*rewards.shape, *rewards.shape[:1])
+    if rewards.ndim != 2 or not rewards.size or transitions.shape != shape:
         raise ValueError(
             "rewards must be [S, A] and transitions [S, A, S], got"
             f" {rewards.shape} and {transitions.shape}"

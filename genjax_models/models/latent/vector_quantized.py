@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import OneHotCategorical
 from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
@@ -91,14 +92,16 @@ def vq_vae(
 
     Source: van den Oord et al. 2017 (Neural discrete representation learning), section 3.
     """
-    parts.check_sizes(num_dims=num_dims, hidden=tuple(hidden))
-    parts.check_sizes(num_codes=num_codes, codebook_size=codebook_size, code_dim=code_dim)
+    check_sizes(num_dims=num_dims, hidden=tuple(hidden))
+    check_sizes(num_codes=num_codes, codebook_size=codebook_size, code_dim=code_dim)
     observation = likelihoods.resolve(likelihood, num_levels=num_levels)
     size, num_outputs = num_codes * code_dim, observation.num_outputs_per_dim * num_dims
     network = parts.checked("encoder", encoder or mlp(num_dims, hidden, size), num_dims, size)
     decoder = decoder or mlp(size, hidden[::-1], num_outputs)
     decoder = parts.checked("decoder", decoder, size, num_outputs)
-    likelihood_part = parts.decoder(categorical.flattening(decoder), observation)
+    likelihood_part = parts.decoder(
+        categorical.flattening(decoder, num_codes, code_dim), observation
+    )
     prior_part = prior or categorical.uniform(num_codes, codebook_size)
 
     def init(key: Key) -> Params:

@@ -109,6 +109,13 @@ def test_the_bound_is_the_formula_term_by_term() -> None:
     assert float(bfa.bound(params, x)) == pytest.approx(float(terms.sum() - kl), rel=1e-12)
 
 
+def test_the_bound_is_one_of_grey_answers_too() -> None:
+    """x log sigmoid(a) + (1 - x) log sigmoid(-a): below the quadrature of the same."""
+    params, x = jax.tree.map(jnp.asarray, make_params(2, 2.0)), jnp.linspace(0, 1, NUM_DIMS)
+    exact = bfa.quadrature_log_prob(params, x)
+    assert exact - 0.5 < bfa.bound(params, x) < exact
+
+
 def test_the_posterior_is_the_highest_of_all_gaussians() -> None:
     """No other mean or scale gives a higher bound, and each step raises it."""
     params, x = jax.tree.map(jnp.asarray, make_params(2, 2.0)), jnp.asarray(STATES[6])
@@ -304,13 +311,17 @@ def test_large_weights_and_biases_overflow_nothing() -> None:
 
 def test_bad_input_is_refused() -> None:
     for name in ("num_dims", "latent_dim", "num_updates"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-            bfa.binary_factor_analysis(**{"num_dims": 3, name: 0})
+        for size in (0, 1.5):
+            with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+                bfa.binary_factor_analysis(**{"num_dims": 3, name: size})
     with pytest.raises(ValueError, match="latent_dim must be at most num_dims, 3, got 4"):
         bfa.binary_factor_analysis(num_dims=3, latent_dim=4)
     params = make_params(2)
     with pytest.raises(ValueError, match="shape of one event"):
         bfa.bound(params, STATES)
+    for function in (bfa.posterior, bfa.bound, bfa.quadrature_log_prob):
+        with pytest.raises(ValueError, match="num_updates must be at least 1, got -5"):
+            function(params, STATES[0], num_updates=-5)
     for num_points in (0, 201):
         with pytest.raises(ValueError, match=rf"num_points must be in 1\.\.200, got {num_points}"):
             bfa.quadrature_log_prob(params, STATES[0], num_points=num_points)
@@ -320,5 +331,6 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=r"batch must be \[N, 5\] with N >= 1, got"):
             bfa.expected_statistics(params, np.zeros(shape))
     statistics = {"precision": np.ones((NUM_DIMS, 3, 3)), "signal": np.ones((NUM_DIMS, 3))}
-    with pytest.raises(ValueError, match=r"decay must not be negative, got -1"):
-        bfa.maximize(statistics, params, decay=-1.0)
+    for decay in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"decay must be finite and not negative, got {decay}"):
+            bfa.maximize(statistics, params, decay=decay)

@@ -148,6 +148,13 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
         categorical_vae(**SIZES | settings).init(jax.random.key(0))
 
 
+def test_a_z_of_another_shape_is_refused() -> None:
+    """Its transpose has as many numbers."""
+    model, params = small("uniform")
+    with pytest.raises(ValueError, match=r"z must have shape \(2, 3\), got \(3, 2\)"):
+        model.likelihood(params, ZS[0].T)
+
+
 def test_pathwise_gradients_are_refused() -> None:
     model, params = small("uniform")
     with pytest.raises(TypeError, match='estimator "pathwise" needs reparameterised samples'):

@@ -24,6 +24,22 @@ Z_STATES = binary_states(LATENT_DIMS[::-1])
 X_STATES = binary_states((NUM_DIMS,))[0]
 
 
+def test_the_exact_gradient_holds_few_states_at_a_time() -> None:
+    """Four times the states take no four times the memory."""
+    model = sigmoid_belief_net(num_dims=NUM_DIMS, latent_dims=(6, 4))
+    own, states = model.init(jax.random.key(0)), binary_states((4, 6))
+
+    def memory(num_states: int) -> int:
+        part = jax.tree.map(lambda layer: layer[:num_states], states)
+
+        def exact(own):
+            return enumerated_log_likelihood(model, own, X, part, chunk_size=64)
+
+        return jax.jit(jax.grad(exact)).lower(own).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(1024) < 2 * memory(256)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_joint_and_posterior_are_those_of_the_definition(kind: str) -> None:
     """At every x and z."""

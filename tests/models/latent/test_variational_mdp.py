@@ -257,3 +257,26 @@ def test_bad_input_is_refused(change: dict, message: str) -> None:
 def test_logits_of_another_plan_are_refused(shape):
     with pytest.raises(ValueError, match=r"prior_logits must have shape \(4, 2\), got"):
         soft_plan(chain(), num_steps=4, prior_logits=jnp.zeros(shape))
+
+
+def test_a_world_without_actions_is_refused() -> None:
+    nothing = DecisionProcess(np.zeros((2, 0, 2)), np.zeros((2, 0)))
+    with pytest.raises(ValueError, match=r"must be \[S, A\] and transitions .*, got \(2, 0\)"):
+        soft_plan(nothing, num_steps=3)
+
+
+@pytest.mark.parametrize("action", [-7, 2, 99])
+def test_actions_that_do_not_exist_have_no_probability(action: int) -> None:
+    """An index out of range would be taken for the nearest one."""
+    model = variational_mdp(chain(), start=START, num_steps=3)
+    params = model.init(jax.random.key(0))
+    actions = jnp.array([0, action, 1])
+    for distribution in (model.prior(params), model.posterior(params, jnp.ones(()))):
+        assert distribution.log_prob(actions) == -np.inf
+    assert np.isnan(model.likelihood(params, actions).log_prob(jnp.ones(())))
+
+
+def test_plans_of_another_length_are_refused() -> None:
+    model = variational_mdp(chain(), start=START, num_steps=3)
+    with pytest.raises(ValueError, match=r"shape of one event, \(3,\), got \(4,\)"):
+        model.likelihood(model.init(jax.random.key(0)), jnp.zeros(4, int))
