@@ -102,7 +102,7 @@ def run(settings: Settings) -> Path:
     hooks: dict[str, Any] = {}
     how: str = settings.estimator
     if settings.relaxation != "none":
-        hooks["objective"] = functools.partial(build_objective, settings)
+        hooks["objective"] = lambda model, dataset: build_objective(settings, model)
         hooks["schedules"] = functools.partial(schedules, settings)
         how = settings.relaxation
     name = f"categorical vae, {how}"

@@ -20,10 +20,10 @@ import numpy as np
 from experiments import harness, sigmoid_belief_net
 from experiments.harness.mesh import is_main_process
 from experiments.harness.pictures import pyplot
-from experiments.harness.variational import bound_objective, build_algorithm
+from experiments.harness.variational import build_algorithm
 from genjax_models.evaluation import moments
 from genjax_models.interfaces import Array, Key, Params
-from genjax_models.learning.stateful import StatefulVariational
+from genjax_models.learning.stateful import StatefulVariational, of_batch
 
 _EVALUATIONS = {"muprop": 2, "arm": 2, "disarm": 2, "rebar": 3}
 """Of the model for one layer and draw; one where it is not listed."""
@@ -167,17 +167,7 @@ def variance(
 def batch_objective(own: sigmoid_belief_net.Settings, num_dims: int) -> StatefulVariational:
     """The objective of a run, of a batch; with an empty state where it has none."""
     model = sigmoid_belief_net.build_model(own, {"num_dims": num_dims})
-    make = sigmoid_belief_net.build_objective(own)
-    objective = bound_objective(own, model) if make is None else make(model)
-    if isinstance(objective, StatefulVariational):
-        return objective
-
-    def mean(params: Params, state: tuple, key: Key, batch: Array) -> tuple[Array, tuple]:
-        keys = jax.random.split(key, len(batch))
-        losses, metrics = jax.vmap(objective, (None, 0, 0))(params, keys, batch)
-        return jnp.mean(losses), (state, metrics)
-
-    return StatefulVariational(lambda params, key: (), mean)
+    return of_batch(sigmoid_belief_net.build_objective(own, model))
 
 
 def summarize(
@@ -256,7 +246,7 @@ def run(settings: Settings) -> Path:
     for estimator in settings.estimators:
         own = settings_of(settings, estimator, Path())
         model = sigmoid_belief_net.build_model(own, data)
-        objective = sigmoid_belief_net.build_objective(own)
+        objective = sigmoid_belief_net.build_objective(own, model)
         algorithms.append(build_algorithm(own, model, num_steps, objective=objective))
     with harness.open_run("discrete", settings, dataset, algorithms[0]) as run:
         result = run.result()

@@ -79,8 +79,8 @@ def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel
     )
 
 
-def build_objective(settings: Settings, model: LatentVariableModel) -> Objective:
-    """What the settings name."""
+def build_objective(settings: Settings, model: LatentVariableModel, num_examples: int) -> Objective:
+    """What the settings name, for so many training examples."""
     num_samples = settings.num_samples
     if settings.objective == "free_bits":
         return learning.free_bits(model, minimum=settings.minimum, num_samples=num_samples)
@@ -88,15 +88,7 @@ def build_objective(settings: Settings, model: LatentVariableModel) -> Objective
         return learning.controlled_capacity(model, gamma=settings.gamma, num_samples=num_samples)
     if settings.objective == "info_vae":
         return learning.info_vae(model, alpha=settings.information, scale=settings.mmd)
-    dataset = harness.load(
-        settings.data,
-        likelihood=settings.likelihood,
-        protocol=settings.protocol,
-        data_dir=settings.data_dir,
-    )
-    return learning.beta_tcvae(
-        model, num_examples=len(dataset.train.x), estimator=settings.tc_estimator
-    )
+    return learning.beta_tcvae(model, num_examples=num_examples, estimator=settings.tc_estimator)
 
 
 def build_schedules(settings: Settings, steps_per_epoch: int) -> dict[str, optax.Schedule]:
@@ -116,7 +108,7 @@ def run(settings: Settings) -> Path:
         settings,
         build_model,
         name=f"vae, {settings.objective.replace('_', ' ')}",
-        objective=lambda model: build_objective(settings, model),
+        objective=lambda model, dataset: build_objective(settings, model, len(dataset.train.x)),
         schedules=lambda steps_per_epoch: build_schedules(settings, steps_per_epoch),
     )
 

@@ -8,12 +8,12 @@ antithetic pair for every layer (Dong et al. 2020), and `--data binarized_mnist 
 """
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments import harness
-from genjax_models.interfaces import LatentVariableModel
+from experiments.harness.variational import bound_objective
+from genjax_models.interfaces import LatentVariableModel, Objective
 from genjax_models.learning import layerwise
 from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent
@@ -91,14 +91,12 @@ def build_model(settings: Settings, data: dict[str, Any]) -> LatentVariableModel
 
 
 def build_objective(
-    settings: Settings,
-) -> Callable[[LatentVariableModel], StatefulVariational] | None:
-    """The objective of an estimator of one layer after the other; None where it is another."""
-    if settings.estimator not in LAYERWISE:
-        return None
-    return lambda model: layerwise.layerwise(
-        model, settings.estimator, num_samples=settings.num_samples
-    )
+    settings: Settings, model: LatentVariableModel
+) -> Objective | StatefulVariational:
+    """The bound, by an estimator of all layers at once or of one after the other."""
+    if settings.estimator in LAYERWISE:
+        return layerwise.layerwise(model, settings.estimator, num_samples=settings.num_samples)
+    return bound_objective(settings, model)
 
 
 def run(settings: Settings) -> Path:
@@ -111,7 +109,7 @@ def run(settings: Settings) -> Path:
         settings,
         build_model,
         name=name,
-        objective=build_objective(settings),
+        objective=lambda model, _: build_objective(settings, model),
     )
 
 

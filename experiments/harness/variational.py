@@ -23,7 +23,7 @@ from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent, likelihoods
 from genjax_models.training import gradient_descent, stateful_gradient_descent
 
-MakeObjective = Callable[[LatentVariableModel], Objective | StatefulVariational]
+MakeObjective = Callable[[LatentVariableModel, Dataset], Objective | StatefulVariational]
 
 _NUM_OF_MEAN = 10_000
 # No other key of a run has this number.
@@ -136,8 +136,8 @@ def run_variational(
         settings: of the run.
         build_model: `build_model(settings, data_shape) -> model`.
         name: the model's name in tables.
-        objective: `objective(model) -> objective`, of an example or, with an `init_state`, of a
-            batch; by default the bound that the settings name.
+        objective: `objective(model, dataset) -> objective`, of an example or, with an `init_state`,
+            of a batch; by default the bound that the settings name.
         schedules: `schedules(steps_per_epoch) -> schedules` of the objective's keywords; by
             default beta's.
         start: `start(dataset)` is a function from the model's own initial parameters to those with
@@ -152,8 +152,9 @@ def run_variational(
     per_epoch = steps_per_epoch(settings, dataset)
     model = build_model(settings, data_shape(dataset))
     begin = _begin(settings, dataset, start)
+    minimized = None if objective is None else objective(model, dataset)
     algorithm = build_algorithm(
-        settings, model, per_epoch, objective=objective, schedules=schedules, begin=begin
+        settings, model, per_epoch, objective=minimized, schedules=schedules, begin=begin
     )
     bound_name, bound = reported_bound(settings)
     measures = evaluator(
@@ -207,7 +208,7 @@ def build_algorithm(
     model: LatentVariableModel,
     steps_per_epoch: int,
     *,
-    objective: MakeObjective | None = None,
+    objective: Objective | StatefulVariational | None = None,
     schedules: Callable[[int], dict[str, optax.Schedule]] | None = None,
     begin: Callable[[Params], Params] = lambda params: params,
 ) -> Algorithm:
@@ -222,7 +223,7 @@ def build_algorithm(
         scheduled = {"beta": beta(settings, settings.warm_up_epochs * steps_per_epoch)}
     else:
         scheduled = schedules(steps_per_epoch)
-    minimized = (objective or functools.partial(bound_objective, settings))(model)
+    minimized = objective or bound_objective(settings, model)
     if not isinstance(minimized, StatefulVariational):
         return gradient_descent(
             minimized,

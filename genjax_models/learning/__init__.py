@@ -38,6 +38,11 @@ from genjax_models.learning.target_propagation import (
     layered_network,
 )
 from genjax_models.learning.vector_quantization import VectorQuantization, vector_quantization
+from genjax_models.learning.weight_noise import (
+    adaptive_weight_noise,
+    weight_divergence,
+    with_weight_noise,
+)
 
 __all__ = [
     "NVIL",
@@ -50,6 +55,7 @@ __all__ = [
     "StatefulVariational",
     "VectorQuantization",
     "adaptive_variational_diffusion",
+    "adaptive_weight_noise",
     "adversarial",
     "adversarial_game",
     "beta_tcvae",
@@ -79,4 +85,6 @@ __all__ = [
     "variational",
     "variational_diffusion",
     "vector_quantization",
+    "weight_divergence",
+    "with_weight_noise",
 ]

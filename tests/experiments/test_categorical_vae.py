@@ -70,7 +70,7 @@ def test_the_other_gradients_train(changed: dict[str, Any]) -> None:
     model = categorical_vae.build_model(settings, DATA)
     hooks: dict[str, Any] = {}
     if settings.relaxation != "none":
-        hooks["objective"] = lambda model: categorical_vae.build_objective(settings, model)
+        hooks["objective"] = categorical_vae.build_objective(settings, model)
         hooks["schedules"] = lambda per_epoch: categorical_vae.schedules(settings, per_epoch)
     algorithm = harness.variational.build_algorithm(settings, model, 1, **hooks)
     batch = jnp.tile(jnp.array([[1.0, 0, 1, 1], [0, 1, 0, 0]]), (4, 1))

@@ -70,7 +70,7 @@ def test_every_objective_is_built_with_its_schedules(common, name: str) -> None:
     warm_up = {"warm_up_epochs": 2} if name == "beta_tcvae" else {}
     settings = regularized.Settings(**common, objective=name, capacity_epochs=4, **warm_up)
     model = regularized.build_model(settings, {"num_dims": 12, "num_levels": 2})
-    objective = regularized.build_objective(settings, model)
+    objective = regularized.build_objective(settings, model, 1000)
     schedules = regularized.build_schedules(settings, 3)
     scheduled = {name: schedule(jnp.int32(6)) for name, schedule in schedules.items()}
     expected = {"capacity": {"capacity": settings.capacity / 2}, "beta_tcvae": {"beta": 1.0}}
