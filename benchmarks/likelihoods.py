@@ -23,6 +23,8 @@ _TITLES = {
     ("binarized_mnist", "static"): "MNIST, static binarisation",
     ("mnist", "dynamic"): "MNIST, dynamic binarisation",
     ("digits", "dynamic"): "Digits, dynamic binarisation",
+    ("digits", "static"): "Digits, binarised once",
+    ("nltcs", "static"): "NLTCS, a survey of 16 questions",
     ("mnist", "grey"): "MNIST, 256 grey levels",
     ("digits", "grey"): "Digits, 17 grey levels",
 }

@@ -131,7 +131,7 @@ class Evaluator(harness.DensityEvaluator):
         """The `metrics` of result.json: log-likelihoods by quadrature, a bound and a baseline."""
         return super().evaluate(state) | {
             "test_bound": self.measure_bound(state.params),
-            "test_log_likelihood_of_independent_dimensions": self.measure_independent(),
+            "independent_test_log_likelihood": self.measure_independent(),
         }
 
     def measure(self, params: Params, split: str) -> dict[str, Any]:
