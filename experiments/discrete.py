@@ -25,7 +25,7 @@ from genjax_models.evaluation import moments
 from genjax_models.interfaces import Array, Key, Params
 from genjax_models.learning.stateful import StatefulVariational, of_batch
 
-_EVALUATIONS = {"muprop": 2, "arm": 2, "disarm": 2, "rebar": 3}
+_EVALUATIONS = {"muprop": 2, "arm": 2, "disarm": 2, "rebar": 3, "relax": 3}
 """Of the model for one layer and draw; one where it is not listed."""
 _WEIGHTED = ("vimco_arithmetic", "reweighted_wake_sleep")
 """Estimators that are for the importance-weighted bound."""
@@ -45,6 +45,7 @@ class Settings(harness.Settings):
         "arm",
         "disarm",
         "rebar",
+        "relax",
         "vimco_arithmetic",
         "reweighted_wake_sleep",
         "wake_sleep",

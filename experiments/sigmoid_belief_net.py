@@ -8,15 +8,19 @@ antithetic pair for every layer (Dong et al. 2020), and `--data binarized_mnist 
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, Literal
+
+import optax
 
 from experiments import harness
 from experiments.harness.variational import bound_objective
 from genjax_models.interfaces import LatentVariableModel, Objective
-from genjax_models.learning import layerwise
+from genjax_models.learning import gradients, layerwise
 from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent
+from genjax_models.networks import mlp
 
 Estimator = Literal[
     "vimco_arithmetic",
@@ -30,6 +34,7 @@ Estimator = Literal[
     "arm",
     "disarm",
     "rebar",
+    "relax",
     "biased_straight_through",
     "biased_gumbel_softmax",
 ]
@@ -38,6 +43,7 @@ LAYERWISE = (
     "arm",
     "disarm",
     "rebar",
+    "relax",
     "biased_straight_through",
     "biased_gumbel_softmax",
 )
@@ -94,9 +100,18 @@ def build_objective(
     settings: Settings, model: LatentVariableModel
 ) -> Objective | StatefulVariational:
     """The bound, by an estimator of all layers at once or of one after the other."""
-    if settings.estimator in LAYERWISE:
-        return layerwise.layerwise(model, settings.estimator, num_samples=settings.num_samples)
-    return bound_objective(settings, model)
+    if settings.estimator not in LAYERWISE:
+        return bound_objective(settings, model)
+    estimator: Any = settings.estimator
+    if estimator == "relax":
+        estimator = tuple(relax(latent_dim) for latent_dim in settings.latent_dims)
+    return layerwise.layerwise(model, estimator, num_samples=settings.num_samples)
+
+
+def relax(latent_dim: int) -> layerwise.Maker:
+    """RELAX of one layer: its control variate, a small network of the units, learns as REBAR's."""
+    network = mlp(latent_dim, (100,), 1)
+    return functools.partial(gradients.relax, network=network, optimizer=optax.adam(1e-3))
 
 
 def run(settings: Settings) -> Path:

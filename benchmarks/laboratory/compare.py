@@ -16,6 +16,7 @@ from benchmarks.laboratory.belief_nets import STRUCTURES, belief_net, learner
 from genjax_models.interfaces import Array, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import bounds, variational
 from genjax_models.learning.objectives import ESTIMATORS
+from genjax_models.learning.stateful import StatefulVariational
 from genjax_models.models import latent
 from genjax_models.training import gradient_descent
 
@@ -77,13 +78,7 @@ def case(name: str, *, num_steps: int = 1000, num_units: int = 50) -> Case:
         return Case(net.model, discrete.train(net, "DisARM", examples, num_steps).params[-1], x)
     model = latent.vae(num_dims=examples.shape[1], latent_dim=10, hidden=(num_units,))
     algorithm = gradient_descent(variational(model), optax.adam(1e-3), model.init)
-    xs = jnp.asarray(examples)
-
-    def step(state: Any, index: Array) -> tuple[Any, None]:
-        batch_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(1), index))
-        batch = xs[jax.random.randint(batch_key, (discrete.BATCH_SIZE,), 0, len(xs))]
-        return algorithm.step(state, step_key, batch)[0], None
-
+    step = discrete.stepping(algorithm, jnp.asarray(examples), jax.random.key(1))
     start = algorithm.init(jax.random.key(0))
     state = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(num_steps))[0])(start)
     return Case(model, state.params, x)
@@ -117,19 +112,19 @@ def estimate(
     )
     if not hasattr(objective, "init_state"):
         return _gradient(objective), bound
-    return _settled(objective, found), bound
+    return _settled(objective, found, 1), bound
 
 
-def _settled(objective: Any, found: Case) -> Estimate:
-    """The gradient of an objective with a state, after 100 updates of it at these parameters."""
-    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found.x)
+def _settled(objective: StatefulVariational, found: Case, batch_size: int) -> Estimate:
+    """The gradient of an objective with a state, after 100 updates of it at these parameters.
 
-    def step(state: Any, index: Array) -> tuple[Any, None]:
-        key = jax.random.fold_in(jax.random.key(5), index)
-        return objective(found.params, state, key, batch)[1][0], None
-
-    start = objective.init_state(found.params, jax.random.key(2))
-    state = jax.jit(lambda start: jax.lax.scan(step, start, jnp.arange(100))[0])(start)
+    Each of them sees the example `batch_size` times.
+    """
+    state = objective.init_state(found.params, jax.random.key(2))
+    if jax.tree.leaves(state):
+        batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * batch_size), found.x)
+        settle = discrete.settling(objective, 100, lambda key: batch)
+        state = settle(found.params, state, jax.random.key(5))
 
     def run(key: Key, params: Params, x: Array) -> Params:
         batch = jax.tree.map(lambda leaf: leaf[None], x)
@@ -139,18 +134,9 @@ def _settled(objective: Any, found: Case) -> Estimate:
 
 
 def _discrete(estimator: str, model: str, found: Case, num_samples: int) -> Estimate:
-    num_units = found.params["prior"].shape[0]
-    net = belief_net(_structure(model), found.x.shape[0], num_units)
-    made = learner(estimator, net, num_samples)
-    state = made.init(found.params, jax.random.key(2))
-    if jax.tree.leaves(state):
-        settle = discrete.settling(made, jnp.asarray(found.x)[None], 100)
-        state = settle(found.params, state, jax.random.key(5))
-
-    def run(key: Key, params: Params, x: Array) -> Params:
-        return jax.grad(lambda p: made.loss(p, state, key, x)[0])(params)
-
-    return run
+    num_units = found.params["prior"]["top"]["logits"].size
+    net = belief_net(_structure(model), found.x.size, num_units)
+    return _settled(learner(estimator, net, num_samples).objective, found, discrete.BATCH_SIZE)
 
 
 def _gradient(objective: Objective) -> Estimate:

@@ -17,16 +17,13 @@ import numpy as np
 import optax
 
 from benchmarks.laboratory import measuring
-from benchmarks.laboratory.belief_nets import (
-    BeliefNet,
-    Learner,
-    belief_net,
-    learner,
-    with_visible_biases,
-)
+from benchmarks.laboratory.belief_nets import BeliefNet, belief_net, learner
 from experiments.harness import data
-from genjax_models.interfaces import Array, Key, Params, PyTree
+from genjax_models.interfaces import Algorithm, Array, Key, Params, PyTree
 from genjax_models.learning import bounds, importance_samples
+from genjax_models.learning.stateful import StatefulVariational
+from genjax_models.models.latent.parts import start_at_mean
+from genjax_models.training import stateful_gradient_descent
 
 LEARNING_RATE, BATCH_SIZE = 1e-3, 50
 TRAJECTORY = (0, 0.1, 1)
@@ -54,48 +51,44 @@ def load(name: str, data_dir: str | None) -> tuple[data.Dataset, np.ndarray]:
     return found, np.asarray(found.train.x, np.float32)
 
 
-def batch_gradient(made: Learner, params: Params, state: PyTree, key: Key, xs: Array) -> Any:
-    """The gradient of the mean loss of a batch, with the mean observation."""
-
-    def mean_loss(params: Params) -> tuple[Array, PyTree]:
-        keys = jax.random.split(key, xs.shape[0])
-        losses, seen = jax.vmap(made.loss, (None, None, 0, 0))(params, state, keys, xs)
-        return jnp.mean(losses), jax.tree.map(lambda leaf: leaf.mean(axis=0), seen)
-
-    return jax.grad(mean_loss, has_aux=True)(params)
-
-
 def train(
     net: BeliefNet, name: str, examples: np.ndarray, num_steps: int, *, seed: int = 0
 ) -> Trained:
     """Adam on one estimator from an initialisation that all share, on the same batches."""
-    made = learner(name, net)
-    init_key, state_key, key = jax.random.split(jax.random.key(seed), 3)
+    objective = learner(name, net).objective
     xs = jnp.asarray(examples)
-    params = with_visible_biases(net.model.init(init_key), xs)
-    optimizer = optax.adam(LEARNING_RATE)
-    carry = (params, made.init(params, state_key), optimizer.init(params))
-
-    def step(carry: Any, index: Array) -> tuple[Any, None]:
-        params, state, optimizer_state = carry
-        batch_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
-        gradient, seen = batch_gradient(made, params, state, draw_key, _batch(batch_key, xs))
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state)
-        params = optax.apply_updates(params, updates)
-        return (params, made.update(state, seen), optimizer_state), None
-
+    mean = jnp.mean(xs, axis=0)
+    algorithm = stateful_gradient_descent(
+        objective,
+        optax.adam(LEARNING_RATE),
+        lambda key: start_at_mean(net.model.init(key), mean),
+        objective.init_state,
+    )
+    init_key, key = jax.random.split(jax.random.key(seed))
+    carry = algorithm.init(init_key)
+    step = stepping(algorithm, xs, key)
     stops = [round(num_steps * part) for part in TRAJECTORY]
     length = math.gcd(*stops)
     run = jax.jit(lambda carry, start: jax.lax.scan(step, carry, start + jnp.arange(length))[0])
     compiled = run.lower(carry, jnp.asarray(0)).compile()
     visited, seconds = [], 0.0
     for done in range(0, num_steps + 1, length):
-        visited += [carry[0]] * stops.count(done)
+        visited += [carry.params] * stops.count(done)
         if done < num_steps:
             started = time.perf_counter()
             carry = jax.block_until_ready(compiled(carry, jnp.asarray(done)))
             seconds += time.perf_counter() - started
     return Trained(visited, seconds)
+
+
+def stepping(algorithm: Algorithm, xs: Array, key: Key) -> Callable[[Any, Array], tuple[Any, None]]:
+    """A step of training on a batch at random, to be scanned over the steps' numbers."""
+
+    def step(state: Any, index: Array) -> tuple[Any, None]:
+        batch_key, step_key = jax.random.split(jax.random.fold_in(key, index))
+        return algorithm.step(state, step_key, _batch(batch_key, xs))[0], None
+
+    return step
 
 
 def _batch(key: Key, xs: Array) -> Array:
@@ -105,24 +98,28 @@ def _batch(key: Key, xs: Array) -> Array:
 @functools.cache
 def replicate(name: str, net: BeliefNet) -> Callable[..., Params]:
     """`replicate(key, params, state, xs)`: the gradient of the recognition network."""
-    made = learner(name, net)
+    objective = learner(name, net).objective
 
     def run(key: Key, params: Params, state: PyTree, xs: Array) -> Params:
-        gradient, _ = batch_gradient(made, params, state, key, xs)
-        return {part: leaf for part, leaf in gradient.items() if "encoder" in part}
+        gradient, _ = jax.grad(objective, has_aux=True)(params, state, key, xs)
+        return gradient["posterior"]
 
     return run
 
 
-def settling(made: Learner, xs: Array, num_steps: int) -> Callable[[Params, PyTree, Key], PyTree]:
-    """`settle(params, state, key)`: the estimator's state after updates at the same parameters."""
+def settling(
+    objective: StatefulVariational, num_steps: int, batch_of: Callable[[Key], PyTree]
+) -> Callable[[Params, PyTree, Key], PyTree]:
+    """`settle(params, state, key)`: the estimator's state after updates at the same parameters.
+
+    `batch_of(key)` is the batch of an update.
+    """
 
     @jax.jit
     def settle(params: Params, state: PyTree, key: Key) -> PyTree:
         def step(state: PyTree, index: Array) -> tuple[PyTree, None]:
             batch_key, draw_key = jax.random.split(jax.random.fold_in(key, index))
-            _, seen = batch_gradient(made, params, state, draw_key, _batch(batch_key, xs))
-            return made.update(state, seen), None
+            return objective(params, state, draw_key, batch_of(batch_key))[1][0], None
 
         return jax.lax.scan(step, state, jnp.arange(num_steps))[0]
 
@@ -151,9 +148,9 @@ def variances(
     runs, inputs = {}, {}
     for name in estimators:
         made, run = learner(name, net), replicate(name, net)
-        settle = settling(made, xs, num_settling)
+        settle = settling(made.objective, num_settling, functools.partial(_batch, xs=xs))
         for part, params in zip(TRAJECTORY, trajectory, strict=True):
-            state = made.init(params, jax.random.key(1))
+            state = made.objective.init_state(params, jax.random.key(1))
             if jax.tree.leaves(state):
                 state = settle(params, state, jax.random.key(3))
             found = measuring.spread(

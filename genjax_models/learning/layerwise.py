@@ -52,7 +52,10 @@ ESTIMATORS: dict[str, Maker] = {
 
 
 def layerwise(
-    model: LatentVariableModel, estimator: str | Maker, *, num_samples: int = 1
+    model: LatentVariableModel,
+    estimator: str | Maker | tuple[str | Maker, ...],
+    *,
+    num_samples: int = 1,
 ) -> StatefulVariational:
     """The ELBO with an estimator of `learning.gradients` for each layer of the posterior.
 
@@ -75,7 +78,8 @@ def layerwise(
         model: whose posterior is a distribution of binary (or one-hot) units, or a `Chain` or
             `Reversed` chain of such.
         estimator: one of `layerwise.ESTIMATORS`, or `maker(distribution, function)`, such as
-            `functools.partial(gradients.relax, network=..., optimizer=...)`.
+            `functools.partial(gradients.relax, network=..., optimizer=...)`; or a tuple of these,
+            one for each layer in the order in which they are drawn.
         num_samples: independent estimates whose mean is taken.
 
     Returns:
@@ -84,21 +88,20 @@ def layerwise(
         metrics are those of `variational`.
 
     Raises:
-        ValueError: an unknown estimator, fewer than one sample, or (from the objective) a beta
-            that is negative or not finite.
+        ValueError: an unknown estimator, fewer than one sample, (from `init_state`) a tuple of
+            another number of estimators than there are layers, or (from the objective) a beta that
+            is negative or not finite.
         TypeError: an estimator that is neither a name nor a function, or (from the objective) a
             posterior that the estimator makes no sense for.
 
     Source: Yin & Zhou 2019 (ARM), section 3.2, and Dong et al. 2020 (DisARM), section 4.2, of
     several layers; Tucker et al. 2017 (REBAR), section 3.3.
     """
-    if isinstance(estimator, str) and estimator not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {estimator!r}")
-    if not isinstance(estimator, str) and not callable(estimator):
-        raise TypeError(f"estimator must be a name or a function, got {estimator!r}")
     check_num_samples(num_samples)
-    maker: Maker = ESTIMATORS[estimator] if isinstance(estimator, str) else estimator
-    layered = _Layered(model, maker)
+    if isinstance(estimator, tuple):
+        layered = _Layered(model, tuple(map(_maker, estimator)))
+    else:
+        layered = _Layered(model, _maker(estimator))
 
     def of_example(
         params: Params, states: tuple, key: Key, x: PyTree, beta: float | Array
@@ -130,22 +133,49 @@ def layerwise(
     return StatefulVariational(layered.init_state, objective)
 
 
+def log_weight(
+    model: LatentVariableModel, params: Params, x: PyTree, z: PyTree, beta: float | Array = 1.0
+) -> Array:
+    """The f whose expectation under q(z | x) is the ELBO: what an estimator of its gradient takes.
+
+        f(z) = log p(x | z) + beta [log p(z) - log q(z | x)]
+
+    with log q held constant in the posterior's parameters.
+
+    Args:
+        model: whose posterior has a `log_prob`.
+        params: its parameters.
+        x: one example.
+        z: any value of the latents.
+        beta: weight of the bracket.
+
+    Returns:
+        f(z), [], in nats.
+    """
+    posterior = cast(Distribution, model.posterior(held(params), x))
+    log_likelihood = model.likelihood(params, z).log_prob(x)
+    divergence = posterior.log_prob(z) - model.prior(params).log_prob(z)
+    return temper(log_likelihood, divergence, beta)
+
+
+def _maker(estimator: str | Maker) -> Maker:
+    if isinstance(estimator, str):
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {list(ESTIMATORS)}, got {estimator!r}")
+        return ESTIMATORS[estimator]
+    if not callable(estimator):
+        raise TypeError(f"estimator must be a name or a function, got {estimator!r}")
+    return estimator
+
+
 class _Layered(NamedTuple):
-    """A model and the estimator of each of its posterior's layers.
+    """A model and the estimator of each of its posterior's layers: one, or one for each.
 
     `drawn` are layers in the order in which they are drawn, `states` and `keys` one for each layer.
     """
 
     model: LatentVariableModel
-    maker: Maker
-
-    def log_weight(self, params: Params, x: PyTree, beta: float | Array, drawn: tuple) -> Array:
-        """log p(x | z) - beta [log q(z | x) - log p(z)], log q held constant in its parameters."""
-        posterior = cast(Distribution, self.model.posterior(held(params), x))
-        z = _event(posterior, drawn)
-        log_likelihood = self.model.likelihood(params, z).log_prob(x)
-        divergence = posterior.log_prob(z) - self.model.prior(params).log_prob(z)
-        return temper(log_likelihood, divergence, beta)
+    makers: Maker | tuple[Maker, ...]
 
     def estimator_of(
         self,
@@ -164,13 +194,15 @@ class _Layered(NamedTuple):
 
         def function(layer: PyTree) -> Array:
             if level == len(states) - 1:
-                return self.log_weight(params, x, beta, (*drawn, layer))
+                z = _event(self.model.posterior(held(params), x), (*drawn, layer))
+                return log_weight(self.model, params, x, z, beta)
             following = self.estimator_of(params, x, beta, (*drawn, layer), states, keys)
             # The same noise after every value that this layer's estimator tries.
             key = jax.random.clone(keys[level + 1])
             return gradients.surrogate_loss(following, params, key, state=states[level + 1])
 
-        return self.maker(distribution, function)
+        maker = self.makers[level] if isinstance(self.makers, tuple) else self.makers
+        return maker(distribution, function)
 
     def estimate(
         self, params: Params, states: tuple, key: Key, x: PyTree, beta: float | Array
@@ -200,6 +232,10 @@ class _Layered(NamedTuple):
         """The state of each layer's estimator."""
         x = _zeros_like(lambda key: self.sample_data(params, key))
         drawn = self.zeros(params, x)
+        if isinstance(self.makers, tuple) and len(self.makers) != len(drawn):
+            raise ValueError(
+                f"estimator must be one for each of {len(drawn)} layers, got {len(self.makers)}"
+            )
         states: tuple = ((),) * len(drawn)
         for level, key_of_level in enumerate(jax.random.split(key, len(drawn))):
             of_level = self.estimator_of(params, x, 1.0, drawn[:level], states, ())

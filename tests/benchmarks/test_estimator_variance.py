@@ -21,7 +21,10 @@ from benchmarks.laboratory import (
     many,
     measuring,
 )
-from genjax_models.learning import gradients
+from genjax_models.evaluation import binary_states
+from genjax_models.evaluation.moments import moments
+from genjax_models.learning import gradients, layerwise
+from tests.statistics import jit_once
 
 
 @pytest.mark.parametrize(
@@ -86,15 +89,13 @@ def test_the_belief_nets_are_normalised(structure: str) -> None:
     """Prior, posterior and likelihood sum to one over all states of three units."""
     net = belief_nets.belief_net(structure, 3, 3)
     params = net.model.init(jax.random.key(0))
-    states = jnp.array(np.indices((2, 2, 2)).reshape(3, -1).T, float)
-    x = states[5]
-    pairs = [(a, b) for a in states for b in states] if net.two_layers else [(a,) for a in states]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
-    for distribution in (net.model.prior(params), net.model.posterior(params, x)):
-        total = jnp.exp(jax.vmap(distribution.log_prob)(stacked)).sum()
+    (xs,) = binary_states((3,))
+    layers = binary_states((3,) * net.num_layers)
+    for distribution in (net.model.prior(params), net.model.posterior(params, xs[5])):
+        total = jnp.exp(jax.vmap(distribution.log_prob)(layers)).sum()
         np.testing.assert_allclose(total, 1, rtol=1e-5)
-    likelihood = net.model.likelihood(params, pairs[3])
-    np.testing.assert_allclose(jnp.exp(jax.vmap(likelihood.log_prob)(states)).sum(), 1, rtol=1e-5)
+    likelihood = net.model.likelihood(params, tuple(layer[3] for layer in layers))
+    np.testing.assert_allclose(jnp.exp(jax.vmap(likelihood.log_prob)(xs)).sum(), 1, rtol=1e-5)
 
 
 @functools.cache
@@ -102,15 +103,13 @@ def enumerated_gradient(structure: str):
     """Of minus the bound, over all states."""
     net = belief_nets.belief_net(structure, 3, 2)
     params = net.model.init(jax.random.key(0))
-    states = jnp.array(np.indices((2, 2)).reshape(2, -1).T, float)
-    pairs = [(a, b) for a in states for b in states] if net.two_layers else [(a,) for a in states]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+    layers = binary_states((2,) * net.num_layers)
     x = jnp.array([1.0, 0.0, 1.0])
 
     def loss(params):
-        log_q = jax.vmap(net.model.posterior(params, x).log_prob)(stacked)
-        log_p = jax.vmap(net.model.prior(params).log_prob)(stacked)
-        log_x = jax.vmap(lambda z: net.model.likelihood(params, z).log_prob(x))(stacked)
+        log_q = jax.vmap(net.model.posterior(params, x).log_prob)(layers)
+        log_p = jax.vmap(net.model.prior(params).log_prob)(layers)
+        log_x = jax.vmap(lambda z: net.model.likelihood(params, z).log_prob(x))(layers)
         return -jnp.sum(jnp.exp(log_q) * (log_p + log_x - log_q))
 
     return net, params, x, jax.grad(loss)(params)
@@ -128,9 +127,10 @@ def test_every_learner_of_a_belief_net_is_unbiased_but_the_biased(structure: str
 
     def replicate(key):
         def gradient(name):
-            made = belief_nets.learner(name, net)
-            state = made.init(params, jax.random.key(1))
-            return jax.grad(lambda p: made.loss(p, state, jax.random.clone(key), x)[0])(params)
+            objective = belief_nets.learner(name, net).objective
+            state = objective.init_state(params, jax.random.key(1))
+            loss = lambda p: objective(p, state, jax.random.clone(key), x[None])[0]  # noqa: E731
+            return jax.grad(loss)(params)
 
         return {name: gradient(name) for name in names}
 
@@ -147,27 +147,52 @@ def test_every_learner_of_a_belief_net_is_unbiased_but_the_biased(structure: str
 
 
 def gradients_of(replicate, num_replicates: int):
-    from genjax_models.evaluation.moments import moments
-
-    return jax.jit(
-        lambda key: moments(replicate, key, num_replicates=num_replicates, batch_size=500)
+    # Traced once: `moments` looks at the shapes first.
+    traced = jax.jit(replicate)
+    return jit_once(
+        lambda key: moments(traced, key, num_replicates=num_replicates, batch_size=500)
     )(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "one_layer", "two_layers"),
+    [
+        ("REINFORCE", 1, 1),
+        ("NVIL", 1, 1),
+        ("RLOO", 2, 2),
+        ("Rao-Blackwell, 4 units", 32, None),
+        ("measure-valued", 11, None),
+        ("MuProp", 2, 4),
+        ("ARM", 2, 4),
+        ("DisARM", 2, 4),
+        ("DisARM, 2 pairs", 4, 16),
+        ("REBAR", 3, 9),
+        ("RELAX", 3, 9),
+        ("straight-through (biased)", 1, 1),
+    ],
+)
+def test_evaluations_are_those_of_all_layers(name: str, one_layer: int, two_layers) -> None:
+    one, two = (belief_nets.belief_net(structure, 3, 5) for structure in ("linear", "two layers"))
+    assert belief_nets.learner(name, one).evaluations == one_layer
+    if two_layers is not None:
+        assert belief_nets.learner(name, two).evaluations == two_layers
+        assert belief_nets.learner(name, two, 6).evaluations in (6 * two_layers, 3 * two_layers)
 
 
 def test_the_variance_of_reinforce_is_that_of_enumeration() -> None:
     """Of one example: the sum over states of p(z) |gradient at z|^2, less |its mean|^2."""
     net, params, x, exact = enumerated_gradient("linear")
 
-    def at(b):
-        f = belief_nets.elbo_terms(net, params, x, (b,))
-        return jax.grad(lambda p: f * net.posterior(p, x).first.log_prob(b))(params)["encoder"]
+    def at(z):
+        f = layerwise.log_weight(net.model, params, x, z)
+        return jax.grad(lambda p: f * net.model.posterior(p, x).log_prob(z))(params)["posterior"]
 
-    states = jnp.array(np.indices((2, 2)).reshape(2, -1).T, float)
-    masses = jnp.exp(jax.vmap(net.posterior(params, x).first.log_prob)(states))
+    states = binary_states((2,))
+    masses = jnp.exp(jax.vmap(net.model.posterior(params, x).log_prob)(states))
     squares = jax.tree.map(
         lambda g, e: masses @ (g**2).reshape(4, -1).sum(axis=1) - (e**2).sum(),
         jax.vmap(at)(states),
-        exact["encoder"],
+        exact["posterior"],
     )
     found = measuring.spread(
         discrete.replicate("REINFORCE", net),
@@ -191,13 +216,12 @@ def separated_examples() -> np.ndarray:
 def test_training_raises_the_bound() -> None:
     examples = separated_examples()
     net = belief_nets.belief_net("linear", 6, 5)
-    trained = discrete.train(net, "DisARM", examples, 200)
+    trained = discrete.train(net, "DisARM", examples, 600)
     assert len(trained.params) == len(discrete.TRAJECTORY)
-    made = belief_nets.learner("REINFORCE", net, 20)
+    objective = belief_nets.learner("REINFORCE", net, 20).objective
 
     def bound(params):
-        keys = jax.random.split(jax.random.key(1), 200)
-        return -jax.vmap(lambda k, x: made.loss(params, (), k, x)[0])(keys, examples).mean()
+        return -objective(params, (), jax.random.key(1), examples)[0]
 
     assert bound(trained.params[-1]) > bound(trained.params[0]) + 0.5
 

@@ -181,17 +181,21 @@ def test_a_state_learns_for_every_layer() -> None:
     assert set(metrics) == {"loss", "bound", "log_likelihood", "kl_divergence"}
 
 
-def test_an_estimator_of_the_users_own() -> None:
-    """RELAX, whose network sees one layer of three units."""
-    maker = functools.partial(gradients.relax, network=mlp(3, (4,), 1))
-    objective = layerwise.layerwise(net("one"), maker)
-    state = objective.init_state(params("one"), jax.random.key(0))
-    _, gradient = exact("one", 1.0)
+@pytest.mark.parametrize(
+    ("layers", "more"), [("one", ()), ("two", ("disarm",))], ids=["alone", "one of two"]
+)
+def test_an_estimator_of_the_users_own(layers: str, more: tuple[str, ...]) -> None:
+    """RELAX, whose network sees one layer, below one with another estimator."""
+    maker = functools.partial(gradients.relax, network=mlp(LAYERS[layers][0], (4,), 1))
+    objective = layerwise.layerwise(net(layers), (maker, *more) if more else maker)
+    state = objective.init_state(params(layers), jax.random.key(0))
+    assert len(state) == len(LAYERS[layers]) and not jax.tree.leaves(state[1:])
+    _, gradient = exact(layers, 1.0)
 
     @jit_once
     def found(keys):
         def of_key(key):
-            return jax.grad(objective, has_aux=True)(params("one"), state, key, XS)[0]
+            return jax.grad(objective, has_aux=True)(params(layers), state, key, XS)[0]
 
         return jax.lax.map(of_key, keys, batch_size=1000)
 
@@ -203,8 +207,12 @@ def test_an_estimator_of_the_users_own() -> None:
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"estimator must be one of .*'arm'.*, got 'reinforce'"):
         layerwise.layerwise(net("one"), "reinforce")
-    with pytest.raises(TypeError, match="estimator must be a name or a function, got None"):
-        layerwise.layerwise(net("one"), None)
+    for estimator in (None, ("arm", None)):
+        with pytest.raises(TypeError, match="estimator must be a name or a function, got None"):
+            layerwise.layerwise(net("one"), estimator)
+    twice = layerwise.layerwise(net("one"), ("arm", "arm"))
+    with pytest.raises(ValueError, match="estimator must be one for each of 1 layers, got 2"):
+        twice.init_state(params("one"), jax.random.key(0))
     with pytest.raises(ValueError, match="num_samples must be an integer >= 1"):
         layerwise.layerwise(net("one"), "arm", num_samples=0)
     objective = layerwise.layerwise(net("one"), "arm")

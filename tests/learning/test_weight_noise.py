@@ -23,7 +23,7 @@ from genjax_models.training import stateful_gradient_descent
 from tests.statistics import assert_mean, jit_once
 
 NUM_EXAMPLES = 50
-XS = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)) + [-2, 0, 3], jnp.float32)
+XS = jnp.asarray(np.random.default_rng(0).normal([-2, 0, 3], size=(8, 3)), jnp.float32)
 
 
 def squares(params: Any, key: Any, x: Any) -> Any:
