@@ -9,7 +9,9 @@ def check_sizes(**sizes: int | tuple[int, ...]) -> None:
     """
     for name, value in sizes.items():
         values = value if isinstance(value, tuple) else (value,)
-        if any(not hasattr(size, "__index__") or size < 1 for size in values):
+        if not all(hasattr(size, "__index__") for size in values):
+            raise ValueError(f"{name} must be an integer, or integers, of at least 1, got {value}")
+        if any(size < 1 for size in values):
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 

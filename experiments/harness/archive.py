@@ -78,7 +78,8 @@ def read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
         words = np.frombuffer(body[start + length :], "<u4").astype(np.uint32)
     except (struct.error, ValueError, RecursionError) as error:
         raise foreign(path, error) from None
-    if not isinstance(header, dict) or header.get("num_words") != len(words):
+    num_words = header.get("num_words") if isinstance(header, dict) else None
+    if type(num_words) is not int or num_words != len(words):
         raise foreign(path, f"its header is not that of {len(words)} words")
     return header, words
 

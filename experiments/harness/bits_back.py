@@ -130,7 +130,10 @@ def decode(model: BitsBack, words: np.ndarray, num_examples: int, *, seed: int =
     Raises:
         DecodingError: what is left is not what the stack began with.
     """
-    stack = new_stack(np.asarray(words, np.uint32))
+    words = np.asarray(words, np.uint32)
+    if not len(words) or not words[-1]:
+        raise DecodingError("the words are no stack: it ends in one that is not zero")
+    stack = new_stack(words)
     xs = [pop_example(stack, model) for _ in range(num_examples)]
     left = stack.get_compressed()
     if not np.array_equal(left, new_stack(initial_words(model, seed), seal=True).get_compressed()):

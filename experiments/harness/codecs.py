@@ -168,7 +168,7 @@ def _one_by_one(distribution: Any) -> Codec:
 
     def push(stack: Stack, x: np.ndarray) -> None:
         summary, probability = _first(distribution)
-        probabilities = np.zeros(len(x), np.float32)
+        probabilities = np.zeros(len(x))
         for index, bit in enumerate(np.asarray(x, np.float32)):
             probabilities[index] = probability
             summary, probability = _following(distribution, summary, index, bit)

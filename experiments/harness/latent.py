@@ -27,6 +27,7 @@ from genjax_models.models import latent
 
 _BATCH_SIZE = 100
 _MAX_BOUND_EXAMPLES = 10_000
+_MAX_BOUND_SAMPLES = 10_000
 _NUM_PICTURED = 100
 _MAX_LATENT_EXAMPLES = 500
 _MAX_MONITORED_EXAMPLES = 200
@@ -134,7 +135,12 @@ class LatentEvaluator:
 
     @functools.cached_property
     def _bound(self) -> Callable[..., Any]:
-        return map_examples(self._bound_of_one, self.mesh, batch_size=_BATCH_SIZE)
+        return map_examples(self._bound_of_one, self.mesh, batch_size=self._bound_batch_size)
+
+    @property
+    def _bound_batch_size(self) -> int:
+        # All samples of a bound are held at once.
+        return max(1, min(_BATCH_SIZE, _MAX_BOUND_SAMPLES // self.num_samples))
 
     @functools.cached_property
     def _train_bound(self) -> Callable[..., Any]:
@@ -142,7 +148,7 @@ class LatentEvaluator:
             prepare_key, bound_key = jax.random.split(key)
             return self._bound_of_one(params, bound_key, self.dataset.prepare(prepare_key, x))
 
-        return map_examples(one_example, self.mesh, batch_size=_BATCH_SIZE)
+        return map_examples(one_example, self.mesh, batch_size=self._bound_batch_size)
 
     def _bound_of_one(self, params: Params, key: Key, x: Array) -> BoundEstimate:
         return bound_estimate(

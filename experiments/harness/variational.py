@@ -16,6 +16,7 @@ from experiments.harness.data import Dataset
 from experiments.harness.experiment import data_shape, prepare, run_experiment, steps_per_epoch
 from experiments.harness.latent import LatentEvaluator
 from experiments.harness.settings import Settings, check_positive
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Algorithm, Key, LatentVariableModel, Objective, Params
 from genjax_models.learning import bounds, variational
 from genjax_models.learning.bounds import Bound, SplitBound
@@ -105,7 +106,7 @@ class VariationalSettings(Settings):
                 f" {self.evaluation_samples}"
             )
         if self.iwae_samples is not None:
-            check_positive(self, "iwae_samples")
+            check_sizes(iwae_samples=self.iwae_samples)
         if self.warm_up_epochs < 0:
             raise ValueError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if not 0 <= self.beta < float("inf"):
@@ -234,8 +235,8 @@ def build_algorithm(
         )
     if settings.microbatch_size is not None:
         raise ValueError(
-            f'microbatch_size is not for estimator "{settings.estimator}", which carries a state of'
-            " whole batches"
+            f'microbatch_size is not for estimator "{settings.estimator}" here: the objective is of'
+            " a whole batch"
         )
     return stateful_gradient_descent(
         minimized.objective, optimizer, init, minimized.init_state, schedules=scheduled

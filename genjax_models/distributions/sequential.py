@@ -27,8 +27,10 @@ def one_by_one(
     distribution: Sequential, choose: Callable[[Array, Array], Array], noise: Array
 ) -> Array:
     """Every variable `choose(logits, noise)` given those before it; of the noise's shape."""
-    # A traced index is not for numpy's arrays.
-    distribution = jax.tree.map(jnp.asarray, distribution)
+    # A traced index is not for numpy's arrays; a leaf may be a function too.
+    distribution = jax.tree.map(
+        lambda leaf: leaf if callable(leaf) else jnp.asarray(leaf), distribution
+    )
 
     def choose_next(summary: Array, variable: tuple[Array, Array]) -> tuple[Array, Array]:
         index, noise = variable

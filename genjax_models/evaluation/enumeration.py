@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Array, LatentVariableModel, Params, PyTree
 
 _MOST_UNITS = 20
@@ -26,8 +27,7 @@ def binary_states(latent_dims: Sequence[int]) -> tuple[Array, ...]:
         ValueError: a size below one, or more than 20 units in all.
     """
     sizes = tuple(latent_dims)
-    if any(not hasattr(size, "__index__") or size < 1 for size in sizes):
-        raise ValueError(f"latent_dims must be at least 1, got {sizes}")
+    check_sizes(latent_dims=sizes)
     num_units = sum(sizes)
     if not 1 <= num_units <= _MOST_UNITS:
         raise ValueError(

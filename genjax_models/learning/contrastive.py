@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import (
     Array,
     EnergyModel,
@@ -49,7 +50,7 @@ def contrastive_divergence(model: EnergyModel, kernel: Kernel, *, num_steps: int
 
     Source: Hinton 2002 (Training products of experts by minimizing contrastive divergence).
     """
-    _check_num_steps(num_steps)
+    check_sizes(num_steps=num_steps)
 
     def objective(
         params: Params, key: Key, x: PyTree, *, num_steps: int | Array = num_steps
@@ -109,9 +110,7 @@ def persistent_contrastive_divergence(
     Source: Younes 1989; Tieleman 2008 (Training restricted Boltzmann machines using approximations
     to the likelihood gradient).
     """
-    _check_num_steps(num_steps)
-    if num_chains < 1:
-        raise ValueError(f"num_chains must be at least 1, got {num_chains}")
+    check_sizes(num_steps=num_steps, num_chains=num_chains)
 
     def init_state(params: Params, key: Key) -> PyTree:
         def start(chain_key: Key) -> PyTree:
@@ -143,8 +142,3 @@ def persistent_contrastive_divergence(
 def _loss(energy: Array, chain_energy: Array) -> tuple[Array, Metrics]:
     metrics = {"energy": energy, "chain_energy": chain_energy}
     return energy - chain_energy, jax.lax.stop_gradient(metrics)
-
-
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps must be at least 1, got {num_steps}")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from genjax_models.checks import check_sizes
+from genjax_models.distributions.numerics import at_least_float32
 from genjax_models.interfaces import (
     Array,
     Key,
@@ -62,7 +63,7 @@ def weight_divergence(params: Params) -> Array:
         params: of a model `with_weight_noise`.
 
     Returns:
-        A scalar, not negative.
+        A scalar; not negative but for rounding.
 
     Source: Graves 2011 (Practical variational inference for neural networks), section 3.2.
     """
@@ -120,11 +121,17 @@ def _draw(means: Params, log_scales: Params, key: Key) -> Params:
     keys = jax.tree.unflatten(structure, jax.random.split(key, len(leaves)))
 
     def draw(mean: Array, log_scale: Array, key: Key) -> Array:
-        return mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape, mean.dtype)
+        wide, log_scale = at_least_float32(mean), at_least_float32(log_scale)
+        noise = jax.random.normal(key, wide.shape, wide.dtype)
+        return (wide + jnp.exp(log_scale) * noise).astype(mean.dtype)
 
     return jax.tree.map(draw, means, log_scales, keys)
 
 
 def _divergence(mean: Array, log_scale: Array) -> Array:
+    mean, log_scale = at_least_float32(mean), at_least_float32(log_scale)
+    if not mean.size:
+        return jnp.zeros((), mean.dtype)
     variance = jnp.mean(jnp.exp(2 * log_scale) + jnp.square(mean - jnp.mean(mean)))
-    return mean.size * jnp.log(variance) / 2 - jnp.sum(log_scale)
+    # Of each number, so that large sums do not cancel.
+    return jnp.sum(jnp.log(variance) / 2 - log_scale)

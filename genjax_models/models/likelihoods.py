@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import (
     Bernoulli,
     CategoricalLevels,
@@ -100,8 +101,7 @@ def discretized_logistic_mixture(num_levels: int, num_components: int = 5) -> Li
     Source: Salimans et al. 2017 (PixelCNN++), section 2.1.
     """
     _check_num_levels(num_levels)
-    if not hasattr(num_components, "__index__") or num_components < 1:
-        raise ValueError(f"num_components must be at least 1, got {num_components}")
+    check_sizes(num_components=num_components)
     start = ((np.arange(num_components) + 0.5) / num_components)[:, None]
 
     def distribution(params: Params, outputs: Array) -> Distribution:

@@ -89,6 +89,14 @@ def test_draws_have_the_probabilities(name: str) -> None:
         assert_mean(np.float64(which == state), probabilities[state])
 
 
+def test_a_plain_function_is_a_correction_too() -> None:
+    found = distribution("neighbors")
+    plain = found._replace(correction=lambda x, features: _correction(3.0, x, features))
+    key = jax.random.key(2)
+    np.testing.assert_array_equal(plain.sample(seed=key), found.sample(seed=jax.random.clone(key)))
+    np.testing.assert_allclose(plain.mean(), found.mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["linear", "categories"])
 def test_weights_of_what_comes_later_are_not_looked_at(name: str) -> None:
     made = distribution(name)

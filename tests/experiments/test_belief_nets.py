@@ -177,7 +177,7 @@ def test_what_the_belief_net_refuses(settings: dict, message: str) -> None:
 
 def test_microbatches_are_not_for_an_estimator_with_a_state() -> None:
     settings = sigmoid_belief_net.Settings(estimator="arm", bound="elbo", microbatch_size=10)
-    with pytest.raises(ValueError, match='microbatch_size is not for estimator "arm"'):
+    with pytest.raises(ValueError, match='microbatch_size is not for estimator "arm" here'):
         sigmoid_belief_net.run(settings)
 
 

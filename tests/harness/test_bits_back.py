@@ -12,7 +12,11 @@ import pytest
 from scipy import stats
 
 from experiments.harness import bits_back, codecs
-from genjax_models.distributions import Bernoulli, LinearAutoregressiveOneHot
+from genjax_models.distributions import (
+    Bernoulli,
+    LinearAutoregressiveBernoulli,
+    LinearAutoregressiveOneHot,
+)
 from genjax_models.models.latent import lossy_vae, posteriors, vae
 from genjax_models.models.latent.deep_autoregressive_network import darn
 from genjax_models.networks import mlp
@@ -219,3 +223,22 @@ def test_parameters_of_nan_are_an_error(name: str) -> None:
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
     with pytest.raises(ValueError, match="parameters cannot be used"):
         bits_back.encode(bits_back.from_model(model, broken, NUM_DIMS), XS)
+
+
+def test_probabilities_of_double_precision_are_the_same_in_both_directions() -> None:
+    with jax.enable_x64(True):
+        noise = np.random.default_rng(0)
+        made = LinearAutoregressiveBernoulli(
+            jnp.asarray(noise.normal(size=100)), jnp.asarray(noise.normal(size=(100, 100)) / 10)
+        )
+        codec, stack = codecs.codec(made), new_stack()
+        before, x = stack.get_compressed(), noise.integers(0, 2, 100)
+        codec.push(stack, x)
+        np.testing.assert_array_equal(codec.pop(stack), x)
+    np.testing.assert_array_equal(stack.get_compressed(), before)
+
+
+def test_words_that_are_no_stack_are_refused() -> None:
+    for words in ([], [1, 0]):
+        with pytest.raises(bits_back.DecodingError, match="the words are no stack"):
+            bits_back.decode(case("vae")[2], np.array(words, np.uint32), 1)

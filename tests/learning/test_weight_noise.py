@@ -67,6 +67,25 @@ def test_the_divergence_is_from_the_best_prior() -> None:
     assert float(weight_divergence(alone)) == pytest.approx(0, abs=1e-6)
 
 
+def test_half_precision_is_only_that_of_the_parameters() -> None:
+    """Sums and draws are made in float32: a thousand terms in bfloat16 are per cents off."""
+    noise = np.random.default_rng(0).normal(size=1000)
+    own = {"w": jnp.bfloat16(noise), "weight_noise": {"w": jnp.full(1000, -2, jnp.bfloat16)}}
+    means, variance = np.float64(own["w"]), np.exp(-4)
+    exact = 1000 * (0.5 * np.log(variance + means.var()) + 2)
+    assert float(weight_divergence(own)) == pytest.approx(exact, rel=1e-5)
+    assert weight_divergence({"w": jnp.zeros(0), "weight_noise": {"w": jnp.zeros(0)}}) == 0
+
+    def seen(params: Any, key: Any, x: Any) -> Any:
+        assert params["w"].dtype == jnp.bfloat16
+        return jnp.mean(jnp.float32(params["w"]) - jnp.float32(own["w"])), {}
+
+    objective = adaptive_weight_noise(seen, num_examples=10**9)
+    keys = jax.random.split(jax.random.key(1), 2000)
+    offsets = jit_once(jax.vmap(lambda key: objective(own, (), key, XS)[0]))(keys)
+    assert_mean(offsets, 0.0, scale=float(np.exp(-2)), resolution=1e-3)
+
+
 def test_loss_and_gradient_have_the_exact_means() -> None:
     objective = adaptive_weight_noise(squares, num_examples=NUM_EXAMPLES)
     own = params()

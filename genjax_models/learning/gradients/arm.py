@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import sigmoid
 from genjax_models.interfaces import Array, Key, Params
 from genjax_models.learning.gradients.core import (
@@ -118,8 +119,7 @@ def multi_pair_disarm(
 
     Source: Dong et al. 2020 (DisARM), section 3.2.
     """
-    if num_pairs < 1:
-        raise ValueError(f"num_pairs must be at least 1, got {num_pairs}")
+    check_sizes(num_pairs=num_pairs)
 
     def draw(params: Params, state: State, key: Key, num_samples: int) -> PairDraw:
         logits = _logits("multi_pair_disarm", distribution, params)

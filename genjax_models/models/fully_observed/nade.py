@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import NeuralAutoregressiveBernoulli
 from genjax_models.distributions.numerics import check_event
 from genjax_models.interfaces import Array, DensityModel, Key, Params
@@ -44,9 +45,7 @@ def nade(
     Source: Larochelle & Murray 2011 (The neural autoregressive distribution estimator), section 3,
     with weights of their own for input and output.
     """
-    for name, size in (("num_dims", num_dims), ("hidden_dim", hidden_dim)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
+    check_sizes(num_dims=num_dims, hidden_dim=hidden_dim)
     order = None if ordering is None else check_ordering(ordering, num_dims)
 
     def init(key: Key) -> Params:

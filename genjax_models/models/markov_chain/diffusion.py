@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions import DiagonalGaussian
 from genjax_models.interfaces import Array, ConditionalNetwork, Distribution, Key, Params
 from genjax_models.models.markov_chain import observations
@@ -109,8 +110,7 @@ def diffusion(
 
     Source: Ho et al. 2020 (Denoising diffusion probabilistic models), sections 2 and 3.
     """
-    if num_dims < 1:
-        raise ValueError(f"num_dims must be at least 1, got {num_dims}")
+    check_sizes(num_dims=num_dims)
     _check_choice("prediction", prediction, tuple(PREDICTIONS))
     _check_choice("reverse_variance", reverse_variance, _REVERSE_VARIANCES)
     observation = observations.by_name(likelihood, num_levels=num_levels)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.distributions.numerics import sigmoid
 from genjax_models.interfaces import Array, ImplicitModel, Key, Network, Params
 from genjax_models.networks import mlp
@@ -48,7 +49,7 @@ def generator(
 
     Source: Goodfellow et al. 2014 (Generative adversarial nets), section 3.
     """
-    _check_sizes(num_dims=(num_dims,), noise_dim=(noise_dim,), hidden=tuple(hidden))
+    check_sizes(num_dims=(num_dims,), noise_dim=(noise_dim,), hidden=tuple(hidden))
     if output not in _OUTPUTS:
         raise ValueError(f"output must be one of {list(_OUTPUTS)}, got {output!r}")
     squash = _OUTPUTS[output]
@@ -90,7 +91,7 @@ def critic(
 
     Source: Goodfellow et al. 2014 (Generative adversarial nets), section 3.
     """
-    _check_sizes(num_dims=(num_dims,), hidden=tuple(hidden))
+    check_sizes(num_dims=(num_dims,), hidden=tuple(hidden))
     if network is None:
         network = mlp(num_dims, hidden, 1, activation=leaky_relu)
     network = Network(*network)
@@ -118,12 +119,6 @@ def leaky_relu(x: Array) -> Array:
     Source: Radford et al. 2016 (DCGAN), section 3 (slope 0.2).
     """
     return jax.nn.leaky_relu(x, 0.2)
-
-
-def _check_sizes(**sizes: tuple[int, ...]) -> None:
-    for name, values in sizes.items():
-        if any(value < 1 for value in values):
-            raise ValueError(f"{name} must be at least 1, got {values}")
 
 
 def _check_outputs(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import distrax
 import jax.numpy as jnp
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Array, Key, Params
 from genjax_models.models.transformation.couplings import (
     channel_masks,
@@ -58,8 +59,7 @@ def multi_scale_flow(
         raise ValueError(
             f"image_shape must be (height, width) or (height, width, channels), got {image_shape}"
         )
-    if num_scales < 1:
-        raise ValueError(f"num_scales must be at least 1, got {num_scales}")
+    check_sizes(num_scales=num_scales)
     height, width, *channels = image_shape
     factor = 2 ** (num_scales - 1)
     if height % factor or width % factor or height * width == factor**2:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from genjax_models.checks import check_sizes
 from genjax_models.interfaces import Array, DensityModel, Network
 from genjax_models.models.transformation.couplings import alternating_masks, coupling_stack
 from genjax_models.models.transformation.flows import Flow, density
@@ -53,8 +54,7 @@ def real_nvp_flow(
             f"masks must have shape [num_couplings, num_dims] = {(num_couplings, num_dims)}, got"
             f" {np.shape(masks)}"
         )
-    if any(units < 1 for units in hidden):
-        raise ValueError(f"hidden must be at least 1, got {tuple(hidden)}")
+    check_sizes(hidden=tuple(hidden))
     if network is None:
         network = mlp(num_dims, hidden, 2 * num_dims, activation=activation, zero_last_layer=True)
     return coupling_stack(masks, Network(*network), max_log_scale=max_log_scale)

@@ -311,8 +311,8 @@ def test_large_weights_and_biases_overflow_nothing() -> None:
 
 def test_bad_input_is_refused() -> None:
     for name in ("num_dims", "latent_dim", "num_updates"):
-        for size in (0, 1.5):
-            with pytest.raises(ValueError, match=f"{name} must be at least 1, got {size}"):
+        for size, wanted in ((0, "at least 1"), (1.5, "an integer")):
+            with pytest.raises(ValueError, match=f"{name} must be {wanted}.*, got {size}"):
                 bfa.binary_factor_analysis(**{"num_dims": 3, name: size})
     with pytest.raises(ValueError, match="latent_dim must be at most num_dims, 3, got 4"):
         bfa.binary_factor_analysis(num_dims=3, latent_dim=4)
