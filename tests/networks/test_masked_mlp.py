@@ -62,7 +62,7 @@ def test_the_last_layer_starts_at_zero_where_it_is_told_to() -> None:
     ("arguments", "options", "error", "message"),
     [
         ((0, (3,), 1), {}, ValueError, "num_dims must be at least 1, got 0"),
-        ((3, (3, 0), 1), {}, ValueError, "hidden must be at least 1, got 0"),
+        ((3, (3, 0), 1), {}, ValueError, r"hidden must be at least 1, got \(3, 0\)"),
         ((3, (3,), 0), {}, ValueError, "num_outputs_per_dim must be at least 1"),
         ((3, (3,), 1), {"ordering": [0, 1, 1]}, ValueError, "ordering must have each dimension"),
         ((3, (3,), 1), {"ordering": [0.0, 1.0, 2.0]}, TypeError, "ordering must be of integers"),
