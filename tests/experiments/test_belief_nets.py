@@ -182,10 +182,15 @@ def test_microbatches_are_not_for_an_estimator_with_a_state() -> None:
 
 
 def test_the_settings_of_darn_reach_the_model(tmp_path: Path) -> None:
-    folder = darn.run(darn.Settings(latent_dims=(3,), num_samples=2, out=str(tmp_path), **SHORT))
+    settings = {"latent_dims": (3,), "num_samples": 2, "weight_noise": 0.05} | SHORT
+    folder = darn.run(darn.Settings(out=str(tmp_path), **settings))
     params = harness.load_run(folder).params
+    noise = params["weight_noise"]["prior"]["top"]["weights"]
+    assert noise.shape == (3, 3) and np.all(noise != np.float32(np.log(0.05)))
     assert params["prior"]["top"]["weights"].shape == (3, 3)
     assert np.any(np.tril(params["likelihood"]["observation"]["weights"], -1) != 0)
     assert -30 < read(folder)["metrics"]["test_bound"]["value"] < -20
     with pytest.raises(ValueError, match="likelihood must be bernoulli"):
         darn.Settings(likelihood="gaussian")
+    with pytest.raises(ValueError, match="weight_noise must be above zero, got 0"):
+        darn.Settings(weight_noise=0.0)
